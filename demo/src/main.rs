@@ -1,0 +1,205 @@
+//! Decodes several prompts as sequences of one context in shared batches, and compares that with one at a time.
+
+mod generate;
+mod prompts;
+mod report;
+mod view;
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::slice;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use llama_safe::{Context, ContextParams, Model, ModelParams, Special};
+
+use crate::generate::{Request, generate, warm_up};
+use crate::report::Report;
+use crate::view::{Count, View, bar, note, print};
+
+/// Below so many parameters one thread computes faster than several wait for each other, which on a busy machine takes them
+/// a hundred times as long.
+const WORTH_SHARING: u64 = 1_000_000;
+
+/// Continues several texts at once, as sequences of one context, and measures it against one at a time.
+#[derive(Parser)]
+#[command(name = "demo")]
+struct Arguments {
+    /// A model, as a GGUF file; without it a tiny untrained one, which babbles.
+    #[arg(long, value_name = "FILE.gguf")]
+    model: Option<PathBuf>,
+    /// A text to continue; may be given many times. Without any, eight come along.
+    #[arg(long, value_name = "TEXT")]
+    prompt: Vec<String>,
+    /// A file of prompts, one a line; - is standard input.
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// The most tokens to generate for each prompt.
+    #[arg(long, value_name = "N", default_value_t = 48)]
+    tokens: u32,
+    /// Of the random numbers; each prompt has its own that follow from it.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// How varied the text is; 0 takes the likeliest token each time.
+    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
+    temperature: f32,
+    /// Print the result once more as one JSON object, the last line.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // llama.cpp may give its reasons in several lines.
+            note(&format!("demo: {error:#}").replace('\n', "; "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.tokens == 0 {
+        bail!("--tokens is 0: there is nothing to generate");
+    }
+    let prompts = prompts::gather(&arguments.prompt, arguments.prompts.as_deref())?;
+    let model = load(arguments.model.as_deref())?;
+    let requests = requests(&model, &prompts, arguments)?;
+    let room = room(&model, &requests)?;
+
+    let mut ctx = context(&model, requests.len(), room)?;
+    warm_up(&mut ctx, requests[0].prompt[0])?;
+    note(&format!("Sequences in one context: {}, tokens in it: {}", requests.len(), ctx.limits().context_tokens()));
+    let mut view = View::new(&prompts);
+    let together = generate(&mut ctx, &requests, &mut view)?;
+    view.close()?;
+    drop(ctx);
+    let peak_memory = report::peak_memory();
+
+    note("The same once more, one at a time");
+    let mut ctx = context(&model, 1, room)?;
+    warm_up(&mut ctx, requests[0].prompt[0])?;
+    let mut count = Count(bar("one at a time"));
+    count.0.set_length(requests.len() as u64);
+    let mut alone = (Vec::new(), Duration::ZERO);
+    for request in &requests {
+        let one = generate(&mut ctx, slice::from_ref(request), &mut count)?;
+        alone.0.extend(one.replies);
+        alone.1 += one.time;
+    }
+    count.0.finish_and_clear();
+
+    let report = Report {
+        prompts,
+        together: (together.replies, together.time),
+        alone,
+        peak_memory,
+        greedy: arguments.temperature == 0.0,
+    };
+    print("")?;
+    print(&report.table())?;
+    if arguments.json {
+        print(&report.json()?)?;
+    }
+    Ok(())
+}
+
+/// The user's model, or a tiny one made in memory.
+fn load(path: Option<&Path>) -> Result<Model> {
+    let params = ModelParams::default();
+    let model = match path {
+        Some(path) => {
+            let bar = bar("loading the model, %");
+            bar.set_length(100);
+            let model = Model::load_with_progress(path, &params, |part| {
+                bar.set_position((part * 100.0) as u64);
+                ControlFlow::Continue(())
+            });
+            bar.finish_and_clear();
+            model.with_context(|| format!("the model {}", path.display()))?
+        }
+        None => {
+            let gguf = fixtures::Llama::tiny().gguf(fixtures::Weights::Q8_0, 1)?;
+            Model::from_bytes(&gguf, &params).context("the model that comes along")?
+        }
+    };
+    note(&format!("Model: {}, {} parameters", model.description(), model.parameters()));
+    if path.is_none() {
+        note("It is tiny and untrained: it babbles. Give a trained one with --model FILE.gguf.");
+    }
+    Ok(model)
+}
+
+/// A request for each prompt.
+fn requests(model: &Model, prompts: &[String], arguments: &Arguments) -> Result<Vec<Request>> {
+    let mut requests = Vec::with_capacity(prompts.len());
+    for (index, text) in prompts.iter().enumerate() {
+        let prompt = model.tokenize(text, Special::Bos).with_context(|| format!("prompt {}", index + 1))?;
+        if prompt.is_empty() {
+            bail!("prompt {} is empty", index + 1);
+        }
+        let seed = arguments.seed.wrapping_add(index as u64);
+        let request = Request { prompt, tokens: arguments.tokens, temperature: arguments.temperature, seed };
+        request.sampler().context("--temperature")?;
+        requests.push(request);
+    }
+    Ok(requests)
+}
+
+/// Tokens that the longest sequence comes to.
+fn room(model: &Model, requests: &[Request]) -> Result<u32> {
+    let (index, longest) =
+        requests.iter().enumerate().max_by_key(|(_, request)| request.prompt.len()).context("no prompts")?;
+    fit(longest.prompt.len(), longest.tokens, model.context_length()).with_context(|| format!("prompt {}", index + 1))
+}
+
+/// Prompt and reply together, where the model was trained for that many tokens (0: it does not say).
+fn fit(prompt: usize, tokens: u32, trained: u32) -> Result<u32> {
+    let sum = u32::try_from(prompt).unwrap_or(u32::MAX).saturating_add(tokens);
+    let most = if trained == 0 { u32::MAX - 1 } else { trained };
+    if sum > most {
+        bail!("{prompt} tokens of prompt and {tokens} to generate are more than the model's context of {most}");
+    }
+    Ok(sum)
+}
+
+/// A context for so many sequences, each with room for so many tokens.
+fn context(model: &Model, sequences: usize, room: u32) -> Result<Context> {
+    let sequences = u32::try_from(sequences)?;
+    let total =
+        room.checked_mul(sequences).with_context(|| format!("{sequences} sequences of {room} tokens are too many"))?;
+    // Batches no larger than what is computed in one pass: nothing is lost, and the progress of a long prompt moves.
+    let mut params = ContextParams::default().sequences(sequences).context_tokens(total).batch_tokens(512);
+    if model.parameters() < WORTH_SHARING {
+        params = params.threads(1).batch_threads(1);
+    }
+    let ctx = Context::new(model, &params).context("the context")?;
+    if !ctx.limits().has_logits() {
+        bail!("this model is an encoder: it reads text and writes none");
+    }
+    Ok(ctx)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_in_numbers() {
+        assert_eq!(fit(10, 20, 30).unwrap(), 30);
+        assert_eq!(fit(10, 20, 0).unwrap(), 30);
+        let error = fit(11, 20, 30).unwrap_err().to_string();
+        assert!(error.contains("11") && error.contains("20") && error.contains("30"), "{error}");
+        assert!(fit(1, u32::MAX, 0).is_err());
+        assert!(fit(usize::MAX, u32::MAX, 0).is_err());
+    }
+}

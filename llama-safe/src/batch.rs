@@ -1,0 +1,270 @@
+//! Batches: filled token by token, computed in one call, all or nothing.
+
+use llama_sys as sys;
+
+use crate::context::Context;
+use crate::error::{DecodeError, PushError};
+use crate::id::{OutputSlot, SeqId, Token};
+use crate::log;
+use crate::outputs::Outputs;
+use crate::rows::{Input, Rows};
+use crate::sequence::Sequence;
+use std::sync::atomic::Ordering;
+
+/// Tokens of any number of sequences, to be computed in one call.
+///
+/// It owns its memory, is made once and used again and again; a push allocates nothing. Every push is all or nothing:
+/// where it returns an error, the batch is as it was.
+///
+/// Positions are not given but follow from the sequence's length and what the batch holds of it: llama.cpp accepts no
+/// others.
+///
+/// ```compile_fail,E0382
+/// // What was dropped cannot be used.
+/// fn after_drop(batch: llama_safe::Batch) -> u32 { drop(batch); batch.len() }
+/// ```
+#[derive(Debug)]
+pub struct Batch {
+    rows: Rows,
+}
+
+impl Batch {
+    /// Adds a token without output.
+    ///
+    /// # Errors
+    ///
+    /// [`PushError`]: no room in batch or sequence, token out of range, or a sequence that is not of this context.
+    pub fn push(&mut self, sequence: &Sequence, token: Token) -> Result<(), PushError> {
+        self.rows.push_tokens(sequence.lease(), &[token], false).map(drop)
+    }
+
+    /// Adds a token and asks for its output.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push).
+    pub fn push_output(&mut self, sequence: &Sequence, token: Token) -> Result<OutputSlot, PushError> {
+        self.rows.push_tokens(sequence.lease(), &[token], true)
+    }
+
+    /// Adds tokens without output: a part of a prompt that is not its last.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push).
+    pub fn extend(&mut self, sequence: &Sequence, tokens: &[Token]) -> Result<(), PushError> {
+        self.rows.push_tokens(sequence.lease(), tokens, false).map(drop)
+    }
+
+    /// Adds tokens, and asks for the output of the last one.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push), and [`PushError::NoTokens`].
+    pub fn prompt(&mut self, sequence: &Sequence, tokens: &[Token]) -> Result<OutputSlot, PushError> {
+        self.rows.push_tokens(sequence.lease(), tokens, true)
+    }
+
+    /// Adds an input embedding, [`Limits::input_width`](crate::Limits::input_width) numbers, without output.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push), and where the embedding has another width or is not finite.
+    pub fn push_embedding(&mut self, sequence: &Sequence, embedding: &[f32]) -> Result<(), PushError> {
+        self.rows.push_embedding(sequence.lease(), embedding, false).map(drop)
+    }
+
+    /// Adds an input embedding and asks for its output.
+    ///
+    /// # Errors
+    ///
+    /// As [`push_embedding`](Self::push_embedding).
+    pub fn push_embedding_output(&mut self, sequence: &Sequence, embedding: &[f32]) -> Result<OutputSlot, PushError> {
+        self.rows.push_embedding(sequence.lease(), embedding, true)
+    }
+
+    /// Tokens or embeddings in the batch.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.rows.len()
+    }
+
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The most tokens it can hold: [`Limits::batch_tokens`](crate::Limits::batch_tokens).
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.rows.capacity()
+    }
+
+    /// Empties it. Outputs that it promised are void.
+    pub fn clear(&mut self) {
+        self.rows.clear();
+    }
+
+    /// The token of a row; `None` past the end, and in a batch of embeddings.
+    #[must_use]
+    pub fn token(&self, row: u32) -> Option<Token> {
+        self.rows.tokens.get(row as usize).map(|token| Token(*token))
+    }
+
+    /// The input embedding of a row; `None` past the end, and in a batch of tokens.
+    #[must_use]
+    pub fn embedding(&self, row: u32) -> Option<&[f32]> {
+        self.rows.embedding(row)
+    }
+
+    /// The position of a row in its sequence.
+    #[must_use]
+    pub fn position(&self, row: u32) -> Option<u32> {
+        // Positions are not negative.
+        self.rows.positions.get(row as usize).map(|position| *position as u32)
+    }
+
+    /// The sequence of a row.
+    #[must_use]
+    pub fn sequence(&self, row: u32) -> Option<SeqId> {
+        self.rows.sequence(row)
+    }
+
+    /// Whether a row gives an output.
+    #[must_use]
+    pub fn is_output(&self, row: u32) -> Option<bool> {
+        self.rows.outputs.get(row as usize).map(|output| *output != 0)
+    }
+}
+
+/// Which of llama.cpp's two computations.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Encode,
+    Decode,
+}
+
+impl Context {
+    /// An empty batch of tokens for this context.
+    #[must_use]
+    pub fn new_batch(&self) -> Batch {
+        Batch { rows: Rows::new(self.id, &self.limits, Input::Tokens) }
+    }
+
+    /// An empty batch of input embeddings for this context.
+    #[must_use]
+    pub fn new_embedding_batch(&self) -> Batch {
+        Batch { rows: Rows::new(self.id, &self.limits, Input::Embeddings) }
+    }
+
+    /// Computes a batch, and adds its tokens to the memory of their sequences.
+    ///
+    /// All or nothing: on success every token of the batch is in memory, and the batch is empty; on an error none is, and
+    /// the batch is as it was. The one exception are memories that cannot go back: a recurrent state after a computation
+    /// that was aborted or failed. Such sequences are listed in the error and refuse their use until they are
+    /// [cleared](Context::clear); all others go on.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`].
+    pub fn decode(&mut self, batch: &mut Batch) -> Result<Outputs<'_>, DecodeError> {
+        // llama.cpp would quietly encode (llama-context.cpp:1715).
+        if self.memory().is_none() {
+            return Err(DecodeError::NoDecoder);
+        }
+        self.compute(batch, Call::Decode)
+    }
+
+    /// Computes a batch with an encoder. Nothing is remembered: each call sees its own tokens alone.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`].
+    pub fn encode(&mut self, batch: &mut Batch) -> Result<Outputs<'_>, DecodeError> {
+        // llama.cpp would follow a null pointer: it builds the graph without memory (llama-context.cpp:1542).
+        if self.memory().is_some() {
+            return Err(DecodeError::NoEncoder);
+        }
+        self.compute(batch, Call::Encode)
+    }
+
+    fn compute(&mut self, batch: &mut Batch, call: Call) -> Result<Outputs<'_>, DecodeError> {
+        batch.rows.check(self.id)?;
+        self.reclaim();
+        self.last = None;
+        log::forget_errors();
+        let result = self.call(&mut batch.rows, call);
+        match result {
+            Ok(0) => {}
+            Ok(1) => {
+                return Err(DecodeError::NoSlot { tokens: batch.len(), context_tokens: self.limits.context_tokens() });
+            }
+            Ok(-1) => return Err(DecodeError::Rejected { reason: log::errors_or("it gives no reason") }),
+            Ok(2) => return Err(DecodeError::Aborted { damaged: self.roll_back(&batch.rows) }),
+            Ok(code) => {
+                let reason = log::errors_or(&format!("code {code}"));
+                return Err(DecodeError::Failed { reason, damaged: self.roll_back(&batch.rows) });
+            }
+            Err(reason) => return Err(DecodeError::Failed { reason, damaged: self.roll_back(&batch.rows) }),
+        }
+        // A shift that waited has been carried out before the first token.
+        self.abort.deferred.store(false, Ordering::Relaxed);
+        self.last = Some(batch.rows.fill());
+        self.last_sequences.clear();
+        for participant in batch.rows.participants() {
+            self.last_sequences.push(participant.lease.id());
+            if call == Call::Decode {
+                participant.lease.set_length(participant.start + participant.rows);
+            }
+        }
+        batch.rows.clear();
+        Ok(Outputs::new(self))
+    }
+
+    /// Lends the rows to llama.cpp for one call.
+    fn call(&mut self, rows: &mut Rows, call: Call) -> Result<i32, String> {
+        let pointer = |column: &mut Vec<i32>| column.as_mut_ptr();
+        self.sequence_pointers.clear();
+        self.sequence_pointers.extend(rows.sequences.iter_mut().map(std::ptr::from_mut));
+        let tokens_given = !rows.tokens.is_empty();
+        let raw = sys::llama_batch {
+            // At most `n_batch`, an `int32_t`.
+            n_tokens: rows.len() as i32,
+            token: if tokens_given { pointer(&mut rows.tokens) } else { std::ptr::null_mut() },
+            embd: if tokens_given { std::ptr::null_mut() } else { rows.embeddings.as_mut_ptr() },
+            pos: pointer(&mut rows.positions),
+            n_seq_id: pointer(&mut rows.counts),
+            seq_id: self.sequence_pointers.as_mut_ptr(),
+            logits: rows.outputs.as_mut_ptr(),
+        };
+        let function = match call {
+            Call::Encode => sys::guard_llama_encode,
+            Call::Decode => sys::guard_llama_decode,
+        };
+        // SAFETY: the context lives. Every column has `n_tokens` elements (`counts` at least as many, `embd` that many
+        // rows of the model's input width), each sequence pointer names one element, as its count of 1 says, and all of
+        // them outlive the call, which only reads them. The numbers were checked when they were pushed: tokens within
+        // the vocabulary, slots below `n_seq_max`, positions that continue their sequences, at most `batch_tokens()` rows.
+        sys::guarded(0, |result, error| unsafe { function(result, error, self.as_ptr(), raw) })
+    }
+
+    /// Takes every sequence of a failed batch back to its length before the call. Returns those where that cannot be.
+    fn roll_back(&mut self, rows: &Rows) -> Vec<SeqId> {
+        let mut damaged = Vec::new();
+        if self.memory().is_none() {
+            return damaged;
+        }
+        for participant in rows.participants() {
+            let lease = &participant.lease;
+            // Below `sequence_tokens`, an `int32_t`.
+            let removed = self.remove(lease, participant.start as i32, -1);
+            let back = self.positions(lease).end == participant.start && self.can_go_back(lease, participant.start);
+            if removed != Ok(true) || !back {
+                lease.set_damaged(true);
+                damaged.push(lease.id());
+            }
+        }
+        damaged
+    }
+}

@@ -1,0 +1,309 @@
+//! The only owner of a `llama_context`.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use llama_sys as sys;
+
+use crate::backend;
+use crate::error::ContextError;
+use crate::id::{ContextId, FillId, SeqId};
+use crate::limits::{self, KvLayout, Limits, MemoryKind, Pooling};
+use crate::log;
+use crate::model::Model;
+use crate::params::{ContextParams, FlashAttention, KvType};
+use crate::pool::Pool;
+
+/// Room to compute in, and the memory of up to [`Limits::sequences`] sequences.
+///
+/// It keeps its model alive. It can be moved to another thread, but not used from two at a time: `Send`, not `Sync`.
+///
+/// ```
+/// fn can_be_moved<T: Send>() {}
+/// can_be_moved::<llama_safe::Context>();
+/// ```
+///
+/// ```compile_fail,E0277
+/// fn can_be_shared<T: Sync>() {}
+/// can_be_shared::<llama_safe::Context>();
+/// ```
+#[derive(Debug)]
+pub struct Context {
+    raw: NonNull<sys::llama_context>,
+    /// llama.cpp's memory of this context; `None` for an encoder, which has none.
+    memory: Option<NonNull<sys::llama_memory_i>>,
+    pub(crate) id: ContextId,
+    pub(crate) limits: Limits,
+    pub(crate) pool: Pool,
+    /// The decode whose outputs can be read.
+    pub(crate) last: Option<FillId>,
+    /// The sequences of that decode.
+    pub(crate) last_sequences: Vec<SeqId>,
+    /// For each row of a batch, where its sequence ids stand: a column that llama.cpp wants as pointers.
+    pub(crate) sequence_pointers: Vec<*mut i32>,
+    pub(crate) abort: Arc<Abort>,
+    /// Last, so that it is dropped after the context's own `drop` has run.
+    model: Model,
+}
+
+// SAFETY: llama.cpp keeps no state of the calling thread in a context; nothing else owns the pointers; `&mut self` or
+// `!Sync` keeps two threads from calling at the same time.
+unsafe impl Send for Context {}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: this is the only owner, and whatever borrows from the context is gone by now.
+        // An exception cannot be reported from here, and leaves nothing to be done.
+        let _ = sys::guarded_unit(|error| unsafe { sys::guard_llama_free(error, self.raw.as_ptr()) });
+    }
+}
+
+impl Context {
+    /// Makes a context for a model.
+    ///
+    /// # Errors
+    ///
+    /// [`ContextError`]: a number out of its range, a model without weights or of a kind that is not supported, or not
+    /// enough memory.
+    pub fn new(model: &Model, params: &ContextParams) -> Result<Self, ContextError> {
+        backend::init();
+        let asked = asked(model, params);
+        // SAFETY: returns a constant.
+        let max_sequences = unsafe { sys::llama_max_parallel_sequences() } as u32;
+        limits::check(&asked, max_sequences, sys::GGML_MAX_N_THREADS)?;
+        check_model(model)?;
+
+        let abort = Arc::new(Abort { checks_left: AtomicI64::new(NEVER), deferred: AtomicBool::new(false) });
+        let raw_params = raw_params(params, &asked, &abort);
+        log::forget_errors();
+        let raw = model.while_making_context(|| {
+            sys::guarded(std::ptr::null_mut(), |result, error| {
+                // SAFETY: the model lives. The numbers were checked against what llama.cpp asserts. The callback's data
+                // is kept alive by the context.
+                unsafe { sys::guard_llama_init_from_model(result, error, model.as_ptr(), raw_params) }
+            })
+        });
+        let raw = raw
+            .map_err(|reason| ContextError::Rejected { reason })
+            .map(NonNull::new)?
+            .ok_or_else(|| ContextError::Rejected { reason: log::errors_or("it gives no reason") })?;
+
+        // SAFETY: the context was just made.
+        let memory = NonNull::new(unsafe { sys::llama_get_memory(raw.as_ptr()) });
+        let limits = read_limits(raw, memory.is_some(), model, params);
+        let id = ContextId::next();
+        Ok(Self {
+            raw,
+            memory,
+            id,
+            pool: Pool::new(id, limits.sequences),
+            last: None,
+            last_sequences: Vec::with_capacity(limits.sequences as usize),
+            sequence_pointers: Vec::with_capacity(limits.batch_tokens() as usize),
+            limits,
+            abort,
+            model: model.clone(),
+        })
+    }
+
+    /// The numbers that hold for this context.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Its model.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// A handle that stops computations of this context from another thread.
+    #[must_use]
+    pub fn abort_handle(&self) -> AbortHandle {
+        AbortHandle { abort: Arc::clone(&self.abort) }
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut sys::llama_context {
+        self.raw.as_ptr()
+    }
+
+    pub(crate) fn memory(&self) -> Option<sys::llama_memory_t> {
+        self.memory.map(NonNull::as_ptr)
+    }
+}
+
+fn asked(model: &Model, params: &ContextParams) -> limits::Asked {
+    let cores = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+    let cores = cores.min(sys::GGML_MAX_N_THREADS);
+    let threads = params.threads.unwrap_or(cores);
+    limits::Asked {
+        context_tokens: params.context_tokens_for(model.context_length()),
+        batch_tokens: params.batch_tokens,
+        micro_batch_tokens: params.micro_batch_tokens,
+        sequences: params.sequences,
+        threads,
+        batch_threads: params.batch_threads.unwrap_or(threads),
+    }
+}
+
+/// Refuses models that llama.cpp would abort on, or that this version would compute something else with.
+fn check_model(model: &Model) -> Result<(), ContextError> {
+    if model.is_vocab_only() {
+        return Err(ContextError::VocabularyOnly);
+    }
+    let unsupported = |reason| ContextError::UnsupportedModel { architecture: model.architecture(), reason };
+    if model.needs_encode_before_decode() {
+        // Decoding before encoding aborts while the graph is built.
+        return Err(unsupported("its decoder reads what its encoder left, and that order is not checked yet"));
+    }
+    // SAFETY: the model lives.
+    if unsafe { sys::llama_model_is_diffusion(model.as_ptr()) } {
+        return Err(unsupported("it computes without memory, and its outputs have no checked way out yet"));
+    }
+    Ok(())
+}
+
+fn raw_params(params: &ContextParams, asked: &limits::Asked, abort: &Arc<Abort>) -> sys::llama_context_params {
+    // SAFETY: returns a plain value.
+    let mut raw = unsafe { sys::llama_context_default_params() };
+    raw.n_ctx = asked.context_tokens;
+    raw.n_batch = asked.batch_tokens;
+    raw.n_ubatch = asked.micro_batch_tokens;
+    raw.n_seq_max = asked.sequences;
+    // Checked to be at most GGML_MAX_N_THREADS.
+    raw.n_threads = asked.threads as i32;
+    raw.n_threads_batch = asked.batch_threads as i32;
+    // Pooling needs all tokens of a sequence in one micro-batch. Only the unified layout cuts batches so that a batch
+    // of at most `n_ubatch` tokens is one micro-batch; the split one cuts sequences of unequal lengths.
+    raw.kv_unified = params.embeddings || params.kv_layout == KvLayout::Unified;
+    raw.embeddings = params.embeddings;
+    raw.pooling_type = match params.pooling {
+        Pooling::Model | Pooling::Rank => sys::LLAMA_POOLING_TYPE_UNSPECIFIED,
+        Pooling::None => sys::LLAMA_POOLING_TYPE_NONE,
+        Pooling::Mean => sys::LLAMA_POOLING_TYPE_MEAN,
+        Pooling::Cls => sys::LLAMA_POOLING_TYPE_CLS,
+        Pooling::Last => sys::LLAMA_POOLING_TYPE_LAST,
+    };
+    raw.flash_attn_type = match params.flash_attention {
+        FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+        FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+        FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    };
+    let kv_type = match params.kv_type {
+        KvType::F16 => sys::GGML_TYPE_F16,
+        KvType::F32 => sys::GGML_TYPE_F32,
+    };
+    raw.type_k = kv_type;
+    raw.type_v = kv_type;
+    raw.abort_callback = Some(on_abort_check);
+    raw.abort_callback_data = Arc::as_ptr(abort).cast_mut().cast();
+    raw
+}
+
+/// Asks the context for the numbers that it settled on.
+fn read_limits(raw: NonNull<sys::llama_context>, has_memory: bool, model: &Model, params: &ContextParams) -> Limits {
+    let context = raw.as_ptr();
+    // SAFETY: the context was just made; these functions only read it, and the model that it was made of.
+    unsafe {
+        Limits {
+            context_tokens: sys::llama_n_ctx(context),
+            sequence_tokens: sequence_tokens(sys::llama_n_ctx_seq(context), model),
+            batch_tokens: sys::llama_n_batch(context),
+            micro_batch_tokens: sys::llama_n_ubatch(context),
+            sequences: sys::llama_n_seq_max(context),
+            vocabulary: model.vocabulary_size(),
+            input_width: model.input_width(),
+            output_width: match sys::llama_pooling_type(context) {
+                sys::LLAMA_POOLING_TYPE_RANK => sys::llama_model_n_cls_out(model.as_ptr()),
+                _ => model.output_width(),
+            },
+            positions_per_embedding: match sys::llama_model_rope_type(model.as_ptr()) {
+                // llama-hparams.cpp: four positions for both.
+                sys::LLAMA_ROPE_TYPE_MROPE | sys::LLAMA_ROPE_TYPE_IMROPE => 4,
+                _ => 1,
+            },
+            causal: sys::llama_get_causal_attn(context),
+            embeddings: params.embeddings,
+            pooling: match sys::llama_pooling_type(context) {
+                sys::LLAMA_POOLING_TYPE_MEAN => Pooling::Mean,
+                sys::LLAMA_POOLING_TYPE_CLS => Pooling::Cls,
+                sys::LLAMA_POOLING_TYPE_LAST => Pooling::Last,
+                sys::LLAMA_POOLING_TYPE_RANK => Pooling::Rank,
+                _ => Pooling::None,
+            },
+            memory: match (has_memory, model.is_recurrent(), model.is_hybrid()) {
+                (false, ..) => MemoryKind::None,
+                (true, true, _) => MemoryKind::Recurrent,
+                (true, false, true) => MemoryKind::Hybrid,
+                (true, false, false) => MemoryKind::Attention,
+            },
+            kv_layout: if params.embeddings { KvLayout::Unified } else { params.kv_layout },
+        }
+    }
+}
+
+/// The most tokens of one sequence: its cells, and no more than the model has positions for where those are learned.
+///
+/// llama.cpp looks learned positions up in a table of the trained length without asking (an assertion of `get_rows`).
+/// These architectures have such a table: they are those whose graph reads `pos_embd`.
+fn sequence_tokens(cells: u32, model: &Model) -> u32 {
+    const LEARNED_POSITIONS: [&str; 4] = ["bert", "gpt2", "starcoder", "mpt"];
+    if LEARNED_POSITIONS.contains(&model.architecture().as_str()) { cells.min(model.context_length()) } else { cells }
+}
+
+/// What the abort callback looks at.
+#[derive(Debug)]
+pub(crate) struct Abort {
+    /// Checks until the abort: 0 aborts at the next, [`NEVER`] at none.
+    checks_left: AtomicI64,
+    /// Set while a position shift waits for the next decode: aborted half way through, it would rotate the keys of some
+    /// layers twice (llama-kv-cache.cpp:898), so that computation runs to its end.
+    pub(crate) deferred: AtomicBool,
+}
+
+const NEVER: i64 = -1;
+
+unsafe extern "C" fn on_abort_check(data: *mut c_void) -> bool {
+    // SAFETY: `data` is the `Abort` that the context keeps alive, and it is only read and written atomically.
+    let abort = unsafe { &*data.cast_const().cast::<Abort>() };
+    if abort.deferred.load(Ordering::Relaxed) {
+        return false;
+    }
+    match abort.checks_left.load(Ordering::Relaxed) {
+        NEVER => false,
+        0 => true,
+        left => {
+            abort.checks_left.store(left - 1, Ordering::Relaxed);
+            false
+        }
+    }
+}
+
+/// Stops computations of a context, from any thread. Works where the backend asks, which the CPU does.
+#[derive(Clone, Debug)]
+pub struct AbortHandle {
+    abort: Arc<Abort>,
+}
+
+impl AbortHandle {
+    /// Aborts the computation that runs, and every later one until [`reset`](Self::reset).
+    ///
+    /// A decode that carries out a position shift finishes first.
+    pub fn abort(&self) {
+        self.abort_after(0);
+    }
+
+    /// Aborts once llama.cpp has asked `checks` more times, which it does once for every node of the computation: a
+    /// way to make a decode fail half way at a place that can be repeated.
+    pub fn abort_after(&self, checks: u32) {
+        self.abort.checks_left.store(checks.into(), Ordering::Relaxed);
+    }
+
+    /// Lets computations run again.
+    pub fn reset(&self) {
+        self.abort.checks_left.store(NEVER, Ordering::Relaxed);
+    }
+}

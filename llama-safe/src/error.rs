@@ -1,0 +1,453 @@
+//! Every error of this crate, with the numbers that are needed to act on it.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::id::SeqId;
+
+/// Why a model was not loaded.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// There is no such file.
+    #[error("there is no model file at {}", path.display())]
+    NotFound {
+        /// The path that was given.
+        path: PathBuf,
+    },
+    /// The path names a folder.
+    #[error("{} is a directory, a model is a GGUF file", path.display())]
+    IsDirectory {
+        /// The path that was given.
+        path: PathBuf,
+    },
+    /// The file cannot be read.
+    #[error("{} cannot be read: {source}", path.display())]
+    Unreadable {
+        /// The path that was given.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// The path holds a NUL byte, which no file's name can.
+    #[error("the path {path:?} holds a NUL byte")]
+    PathHasNul {
+        /// The path that was given.
+        path: PathBuf,
+    },
+    /// The file or byte slice has nothing in it.
+    #[error("the model is empty (0 bytes)")]
+    Empty,
+    /// The file or byte slice does not begin as a GGUF file does.
+    #[error("not a GGUF file: it begins with {found:02x?}, GGUF begins with [47, 47, 55, 46]")]
+    NotGguf {
+        /// The first bytes, four at most.
+        found: Vec<u8>,
+    },
+    /// The progress function asked to stop.
+    #[error("loading was cancelled")]
+    Cancelled,
+    /// A memory file for the bytes could not be made.
+    #[error("the model's bytes could not be handed to llama.cpp: {source}")]
+    Buffer {
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// llama.cpp refused the file: truncated, damaged, or of an architecture that it does not know.
+    #[error("llama.cpp cannot load this model: {reason}")]
+    Rejected {
+        /// What llama.cpp logged.
+        reason: String,
+    },
+}
+
+/// Why a context was not made.
+#[derive(Debug, Error, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum ContextError {
+    /// No sequences, or more than llama.cpp has room for.
+    #[error("a context has 1 to {max} sequences, {got} were asked for")]
+    SequencesOutOfRange {
+        /// What was asked for.
+        got: u32,
+        /// llama.cpp's maximum.
+        max: u32,
+    },
+    /// A batch that holds no token.
+    #[error("batch_tokens is 0: a batch must hold at least one token")]
+    BatchTokensZero,
+    /// A micro-batch that holds no token.
+    #[error("micro_batch_tokens is 0: a micro-batch must hold at least one token")]
+    MicroBatchTokensZero,
+    /// A batch that has no room for one token of each sequence.
+    #[error(
+        "a batch of {batch_tokens} tokens has no room for one token of each of {sequences} sequences: \
+         raise batch_tokens and context_tokens to {sequences} or more"
+    )]
+    BatchSmallerThanSequences {
+        /// Tokens in a batch (never more than the context's).
+        batch_tokens: u32,
+        /// Sequences asked for.
+        sequences: u32,
+    },
+    /// A number that llama.cpp's 32-bit arithmetic would overflow on.
+    #[error("{what} is {got}, the most is {max}")]
+    TooLarge {
+        /// Which number.
+        what: &'static str,
+        /// What was asked for.
+        got: u64,
+        /// The most that is accepted.
+        max: u64,
+    },
+    /// No threads, or more than ggml's thread pool holds.
+    #[error("{got} threads were asked for, 1 to {max} are possible")]
+    ThreadsOutOfRange {
+        /// What was asked for.
+        got: u32,
+        /// ggml's maximum.
+        max: u32,
+    },
+    /// The model was loaded without its weights.
+    #[error("the model was loaded with vocab_only: it has no weights to compute with")]
+    VocabularyOnly,
+    /// A kind of model that this version has no safe path for.
+    #[error("models of architecture {architecture} are not supported: {reason}")]
+    UnsupportedModel {
+        /// The model's `general.architecture`.
+        architecture: String,
+        /// What is missing.
+        reason: &'static str,
+    },
+    /// llama.cpp could not make the context, for want of memory as a rule.
+    #[error("llama.cpp cannot make this context: {reason}")]
+    Rejected {
+        /// What llama.cpp logged or threw.
+        reason: String,
+    },
+}
+
+/// What is wrong with a sequence.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SequenceError {
+    /// Every sequence of the context is leased.
+    #[error("all {limit} sequences of this context are in use: drop one, or make the context with more")]
+    NoFreeSlot {
+        /// Sequences that the context was made with.
+        limit: u32,
+    },
+    /// The sequence was dropped, or its context cleared it away.
+    #[error("sequence {id} has been released")]
+    Stale {
+        /// The sequence.
+        id: SeqId,
+    },
+    /// The sequence is of another context.
+    #[error("sequence {id} belongs to another context")]
+    Foreign {
+        /// The sequence.
+        id: SeqId,
+    },
+    /// A failed decode left it in a state that its kind of memory cannot undo.
+    #[error(
+        "sequence {id} was damaged by a failed decode and its memory cannot be rolled back: clear it, then decode it anew"
+    )]
+    Damaged {
+        /// The sequence.
+        id: SeqId,
+    },
+}
+
+/// Why something was not added to a batch. The batch is as it was.
+#[derive(Debug, Error, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum PushError {
+    /// No room left.
+    #[error("the batch holds {have} of {limit} tokens, {adding} more do not fit: decode first")]
+    BatchFull {
+        /// The most tokens it can hold.
+        limit: u32,
+        /// Tokens it holds.
+        have: u32,
+        /// Tokens that were to be added.
+        adding: u64,
+    },
+    /// The model has no such token.
+    #[error("token {token} is not in the vocabulary of {vocabulary} tokens")]
+    TokenOutOfRange {
+        /// The token's id.
+        token: i32,
+        /// Tokens of the vocabulary.
+        vocabulary: u32,
+    },
+    /// Nothing was given where at least one token is needed.
+    #[error("no tokens were given: a prompt has at least one")]
+    NoTokens,
+    /// The sequence cannot be used.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
+    /// The sequence would outgrow its share of the context.
+    #[error(
+        "sequence {id} holds {length} tokens with this batch, {adding} more exceed its {limit}: \
+         shift or clear it, or make the context larger"
+    )]
+    SequenceFull {
+        /// The sequence.
+        id: SeqId,
+        /// Tokens in memory and in this batch.
+        length: u32,
+        /// Tokens that were to be added.
+        adding: u64,
+        /// The most that one sequence can hold.
+        limit: u32,
+    },
+    /// A token for a batch of embeddings.
+    #[error("this batch takes embeddings: use new_batch() for tokens")]
+    TakesEmbeddings,
+    /// An embedding for a batch of tokens.
+    #[error("this batch takes tokens: use new_embedding_batch() for embeddings")]
+    TakesTokens,
+    /// An embedding of another width than the model's.
+    #[error("the embedding has {got} numbers, the model's input has {expected}")]
+    EmbeddingWidth {
+        /// Numbers given.
+        got: usize,
+        /// Numbers that the model reads for each token.
+        expected: u32,
+    },
+    /// Mean and class pooling see the tokens of one decode alone.
+    #[error(
+        "sequence {id} holds {length} tokens already, and its pooled embedding would leave them out: clear it first"
+    )]
+    PooledAcrossDecodes {
+        /// The sequence.
+        id: SeqId,
+        /// Its length.
+        length: u32,
+    },
+    /// Models with several positions a token (M-RoPE) need them given for embeddings, which is not offered yet.
+    #[error("this model gives each embedding {positions} positions, which this batch cannot carry")]
+    SeveralPositions {
+        /// Positions of an embedding.
+        positions: u32,
+    },
+    /// An embedding that is not a number throughout.
+    #[error("the embedding's number {index} is {value}")]
+    EmbeddingNotFinite {
+        /// Which of its numbers.
+        index: usize,
+        /// What it is.
+        value: f32,
+    },
+}
+
+/// Why a batch was not computed.
+#[derive(Debug, Error, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// Nothing to do.
+    #[error("the batch is empty")]
+    EmptyBatch,
+    /// The batch was made by another context.
+    #[error("the batch was made by another context")]
+    ForeignBatch,
+    /// A sequence of the batch cannot be used any more.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
+    /// A sequence was changed after its tokens were pushed, so that their positions are wrong.
+    #[error(
+        "sequence {id} held {expected} tokens when the batch was filled and holds {found} now: clear and refill the batch"
+    )]
+    SequenceChanged {
+        /// The sequence.
+        id: SeqId,
+        /// Its length when it was pushed.
+        expected: u32,
+        /// Its length now.
+        found: u32,
+    },
+    /// The context's memory is full. It is as it was before the call.
+    #[error(
+        "no room in the context's {context_tokens} cells for {tokens} tokens: \
+         drop, truncate or shift sequences, or decode fewer"
+    )]
+    NoSlot {
+        /// Tokens of the batch.
+        tokens: u32,
+        /// Cells of the context.
+        context_tokens: u32,
+    },
+    /// `encode` on a model without an encoder.
+    #[error("this model has no encoder: use decode()")]
+    NoEncoder,
+    /// `decode` on a model that only encodes.
+    #[error("this model is an encoder without memory: use encode()")]
+    NoDecoder,
+    /// An abort handle was used. Memory was rolled back but for the sequences listed.
+    #[error("the computation was aborted; sequences that could not be rolled back: {damaged:?}")]
+    Aborted {
+        /// Sequences that must be cleared before their next use.
+        damaged: Vec<SeqId>,
+    },
+    /// The computation failed. Memory was rolled back but for the sequences listed.
+    #[error("llama.cpp failed to compute the batch ({reason}); sequences that could not be rolled back: {damaged:?}")]
+    Failed {
+        /// llama.cpp's code, its log or its exception.
+        reason: String,
+        /// Sequences that must be cleared before their next use.
+        damaged: Vec<SeqId>,
+    },
+    /// llama.cpp found the batch malformed, which the checks made before should have found. Memory is as it was.
+    #[error("llama.cpp refused the batch: {reason}")]
+    Rejected {
+        /// What llama.cpp logged.
+        reason: String,
+    },
+}
+
+/// Why an output was not given.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OutputError {
+    /// The slot is of a batch that is not the one decoded last.
+    #[error("this output was promised by another batch than the one decoded last: read outputs before the next decode")]
+    OtherDecode,
+    /// The context computes embeddings, or the model has no output head.
+    #[error("this context computes no logits: make it without embeddings(true), for a model that has a decoder")]
+    NoLogits,
+    /// The context does not compute embeddings.
+    #[error("this context computes no embeddings: make it with embeddings(true)")]
+    NoEmbeddings,
+    /// The context pools: there is one embedding a sequence, not one a token.
+    #[error("this context pools embeddings by sequence: use sequence_embedding()")]
+    Pooled,
+    /// The context does not pool: there is one embedding a token.
+    #[error("this context does not pool embeddings: use embedding(), or choose a pooling for the context")]
+    NotPooled,
+    /// The sequence had no token in the batch.
+    #[error("sequence {id} had no token in the batch decoded last")]
+    SequenceNotInBatch {
+        /// The sequence.
+        id: SeqId,
+    },
+    /// llama.cpp has no such row, which the checks made before should have found.
+    #[error("llama.cpp has no output for row {row}")]
+    Missing {
+        /// The token's place in the batch.
+        row: u32,
+    },
+}
+
+/// Why an operation on a sequence's memory was not done. Memory is as it was.
+#[derive(Debug, Error, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// The sequence cannot be used.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
+    /// Positions that the sequence does not have.
+    #[error("sequence {id} holds {length} tokens, {asked:?} is not within it")]
+    OutOfRange {
+        /// The sequence.
+        id: SeqId,
+        /// What was asked for.
+        asked: Range<u32>,
+        /// Its length.
+        length: u32,
+    },
+    /// The memory cannot forget a part of a sequence: recurrent state has no positions to go back to.
+    #[error("the memory of this model cannot drop a part of sequence {id}: clear it, and decode what is to stay")]
+    CannotTruncate {
+        /// The sequence.
+        id: SeqId,
+    },
+    /// The memory cannot renumber positions.
+    #[error("the memory of this model cannot shift positions: clear sequence {id}, and decode what is to stay")]
+    CannotShift {
+        /// The sequence.
+        id: SeqId,
+    },
+    /// Cells of this sequence belong to others as well, which a shift would renumber too.
+    #[error("sequence {id} shares cells with a fork on the unified cache: shifting it would move the fork's positions")]
+    SharedCells {
+        /// The sequence.
+        id: SeqId,
+    },
+    /// The model keeps no memory between calls.
+    #[error("this model is an encoder: it keeps no memory of sequences")]
+    NoMemory,
+    /// A C++ exception.
+    #[error("llama.cpp failed: {reason}")]
+    Failed {
+        /// The exception's text.
+        reason: String,
+    },
+}
+
+/// Why text or tokens were not converted.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum VocabError {
+    /// The model file has no vocabulary.
+    #[error("this model has no vocabulary: it takes and gives token ids only")]
+    NoVocabulary,
+    /// The vocabulary has no such token.
+    #[error("token {token} is not in the vocabulary of {vocabulary} tokens")]
+    TokenOutOfRange {
+        /// The token's id.
+        token: i32,
+        /// Tokens of the vocabulary.
+        vocabulary: u32,
+    },
+    /// The vocabulary is told to add a token that it does not have.
+    #[error("this vocabulary wants a {name} token around a text and has none: tokenize with Special::None")]
+    NoSuchSpecial {
+        /// Which one.
+        name: &'static str,
+    },
+    /// More than llama.cpp's 32-bit lengths can tell.
+    #[error("{got} {unit} are too many, the most is {max}")]
+    TooLong {
+        /// What was given.
+        got: usize,
+        /// The most.
+        max: usize,
+        /// Bytes or tokens.
+        unit: &'static str,
+    },
+    /// A C++ exception.
+    #[error("llama.cpp failed: {reason}")]
+    Failed {
+        /// The exception's text.
+        reason: String,
+    },
+}
+
+/// Why no token was sampled.
+#[derive(Debug, Error, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum SamplingError {
+    /// A temperature that is not a positive number.
+    #[error("the temperature is {got}, it must be above 0 and finite: use greedy() for the most likely token")]
+    Temperature {
+        /// What was given.
+        got: f32,
+    },
+    /// There is nothing to choose from.
+    #[error("no logits were given")]
+    NoLogits,
+    /// A logit that cannot be compared.
+    #[error("the logit of token {token} is {value}: the model's computation has failed")]
+    NotFinite {
+        /// The token.
+        token: usize,
+        /// Its logit.
+        value: f32,
+    },
+    /// Every token is forbidden.
+    #[error("every token's logit is minus infinity: nothing can be chosen")]
+    NothingAllowed,
+}

@@ -1,0 +1,94 @@
+//! llama.cpp for Rust, with batches that cannot crash.
+//!
+//! No program in safe Rust against this crate can make llama.cpp abort, segfault, throw into Rust, touch memory out of
+//! bounds, or compute something else than what was asked. It gets a typed error with the numbers to act on, and the
+//! context goes on working.
+//!
+//! # One call, several sequences
+//!
+//! ```
+//! use llama_safe::{Context, ContextParams, Model, ModelParams, Sampler, Special};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let gguf = fixtures::Llama::tiny().gguf(fixtures::Weights::F16, 1)?;
+//! # let model = Model::from_bytes(&gguf, &ModelParams::default())?;
+//! # /*
+//! let model = Model::load("model.gguf", &ModelParams::default())?;
+//! # */
+//! let mut context = Context::new(&model, &ContextParams::default().sequences(2))?;
+//! let alice = context.new_sequence()?;
+//! let bob = context.new_sequence()?;
+//!
+//! let mut batch = context.new_batch();
+//! let a = batch.prompt(&alice, &model.tokenize("Once upon", Special::Bos)?)?;
+//! let b = batch.prompt(&bob, &model.tokenize("The cat", Special::Bos)?)?;
+//!
+//! let outputs = context.decode(&mut batch)?;
+//! let next_of_alice = Sampler::greedy().sample(outputs.get(a)?)?;
+//! let next_of_bob = Sampler::greedy().sample(outputs.get(b)?)?;
+//!
+//! batch.push_output(&alice, next_of_alice)?;
+//! batch.push_output(&bob, next_of_bob)?;
+//! context.decode(&mut batch)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Who owns what
+//!
+//! ```text
+//! Model ──Arc── weights            freed with the last Model and the last Context of it
+//!   ▲
+//! Context ───── llama_context      owns the pointer; Send, not Sync
+//!   ▲  ▲
+//!   │  └─ Outputs<'_>              borrow the context: gone before the next decode
+//!   │ Sequence                     leases of its slots, checked when used
+//!   │ Batch                        owns its arrays, lends them to C for one call
+//! ```
+//!
+//! # What each module is for, from the ground up
+//!
+//! Errors and ids; the limits of a context; batch rows and sequence slots (both without `unsafe`); the start of
+//! llama.cpp, its log, and parameters; model and vocabulary; context; sequences and their memory; batches and outputs;
+//! sampling. A module uses only those before it.
+
+// Floor 1.
+mod error;
+mod id;
+mod limits;
+// Floor 2.
+mod pool;
+mod rows;
+// Floor 3.
+mod backend;
+mod log;
+mod params;
+// Floor 4.
+mod metadata;
+mod model;
+mod vocab;
+// Floor 5.
+mod context;
+// Floor 6.
+mod memory;
+mod sequence;
+// Floor 7.
+mod batch;
+mod outputs;
+// Floor 8.
+mod sampling;
+
+pub use backend::{Device, DeviceKind, devices, llama_cpp_version, system_info};
+pub use batch::Batch;
+pub use context::{AbortHandle, Context};
+pub use error::{
+    ContextError, DecodeError, LoadError, MemoryError, OutputError, PushError, SamplingError, SequenceError, VocabError,
+};
+pub use id::{OutputSlot, SeqId, Token};
+pub use limits::{KvLayout, Limits, MemoryKind, Pooling};
+pub use model::Model;
+pub use outputs::Outputs;
+pub use params::{ContextParams, FlashAttention, KvType, LoadMode, ModelParams};
+pub use sampling::Sampler;
+pub use sequence::Sequence;
+pub use vocab::{Detokenizer, Special, Vocab, VocabKind};

@@ -1,0 +1,246 @@
+//! The numbers of a context, as llama.cpp settled them when it was made.
+
+use crate::error::ContextError;
+
+/// How the cells of the KV cache are shared out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum KvLayout {
+    /// Each sequence has cells of its own: `context_tokens / sequences` each. Best for unrelated sequences.
+    #[default]
+    Split,
+    /// All sequences draw on one pool of cells, and a fork shares its parent's. Best for long common prefixes.
+    Unified,
+}
+
+/// How the embeddings of a sequence's tokens become one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Pooling {
+    /// What the model file says.
+    #[default]
+    Model,
+    /// Not at all: one embedding a token.
+    None,
+    /// Their mean.
+    Mean,
+    /// The first token's.
+    Cls,
+    /// The last token's.
+    Last,
+    /// A reranker's score. Cannot be asked for: it comes with the model.
+    Rank,
+}
+
+/// What a model remembers between calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemoryKind {
+    /// Nothing: an encoder.
+    None,
+    /// Keys and values of each token.
+    Attention,
+    /// A state without positions, which cannot go back (Mamba, RWKV).
+    Recurrent,
+    /// Both.
+    Hybrid,
+}
+
+/// The numbers of a context. Those asked for may have been rounded; these are the ones that hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Limits {
+    pub(crate) context_tokens: u32,
+    pub(crate) sequence_tokens: u32,
+    pub(crate) batch_tokens: u32,
+    pub(crate) micro_batch_tokens: u32,
+    pub(crate) sequences: u32,
+    pub(crate) vocabulary: u32,
+    pub(crate) input_width: u32,
+    pub(crate) output_width: u32,
+    pub(crate) positions_per_embedding: u32,
+    pub(crate) causal: bool,
+    pub(crate) embeddings: bool,
+    pub(crate) pooling: Pooling,
+    pub(crate) memory: MemoryKind,
+    pub(crate) kv_layout: KvLayout,
+}
+
+impl Limits {
+    /// Cells of the context, over all sequences (`n_ctx`), tokens.
+    #[must_use]
+    pub fn context_tokens(&self) -> u32 {
+        self.context_tokens
+    }
+
+    /// The most tokens of one sequence (`n_ctx_seq`).
+    #[must_use]
+    pub fn sequence_tokens(&self) -> u32 {
+        self.sequence_tokens
+    }
+
+    /// The most tokens of one batch.
+    ///
+    /// `n_batch`; `n_ubatch` where a batch must be computed in one pass: without causal attention, and where
+    /// embeddings are pooled (llama.cpp pools each micro-batch by itself).
+    #[must_use]
+    pub fn batch_tokens(&self) -> u32 {
+        if self.one_pass() { self.batch_tokens.min(self.micro_batch_tokens) } else { self.batch_tokens }
+    }
+
+    fn one_pass(&self) -> bool {
+        !self.causal || self.memory == MemoryKind::None || (self.embeddings && self.is_pooled())
+    }
+
+    /// The most tokens that are computed in one pass (`n_ubatch`).
+    #[must_use]
+    pub fn micro_batch_tokens(&self) -> u32 {
+        self.micro_batch_tokens
+    }
+
+    /// Sequences that can live at a time (`n_seq_max`).
+    #[must_use]
+    pub fn sequences(&self) -> u32 {
+        self.sequences
+    }
+
+    /// Tokens of the vocabulary: the length of a row of logits.
+    #[must_use]
+    pub fn vocabulary(&self) -> u32 {
+        self.vocabulary
+    }
+
+    /// Numbers of an input embedding.
+    #[must_use]
+    pub fn input_width(&self) -> u32 {
+        self.input_width
+    }
+
+    /// Numbers of an output embedding.
+    #[must_use]
+    pub fn output_width(&self) -> u32 {
+        self.output_width
+    }
+
+    /// How the KV cache is shared out.
+    #[must_use]
+    pub fn kv_layout(&self) -> KvLayout {
+        self.kv_layout
+    }
+
+    /// What the model remembers between calls.
+    #[must_use]
+    pub fn memory(&self) -> MemoryKind {
+        self.memory
+    }
+
+    /// The pooling in force, never [`Pooling::Model`].
+    #[must_use]
+    pub fn pooling(&self) -> Pooling {
+        self.pooling
+    }
+
+    /// Whether decoding gives logits.
+    #[must_use]
+    pub fn has_logits(&self) -> bool {
+        // An encoder's logits buffer exists and is never written (llama-context.cpp:1558): it must not be read.
+        self.memory != MemoryKind::None && !self.embeddings
+    }
+
+    /// Whether computing gives embeddings.
+    #[must_use]
+    pub fn has_embeddings(&self) -> bool {
+        self.embeddings
+    }
+
+    /// Whether embeddings are one a sequence.
+    #[must_use]
+    pub fn is_pooled(&self) -> bool {
+        self.pooling != Pooling::None
+    }
+}
+
+/// The most cells: llama.cpp pads them to a multiple of 256 in 32 bits, and counts them in `int32_t`.
+pub(crate) const MAX_CONTEXT_TOKENS: u32 = i32::MAX as u32 - 511;
+
+/// Numbers that a context was asked for, before llama.cpp sees them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub context_tokens: u32,
+    pub batch_tokens: u32,
+    pub micro_batch_tokens: u32,
+    pub sequences: u32,
+    pub threads: u32,
+    pub batch_threads: u32,
+}
+
+/// Refuses every number that makes llama.cpp abort or overflow when the context is made.
+///
+/// `max_sequences` is `llama_max_parallel_sequences()`, `max_threads` is `GGML_MAX_N_THREADS`.
+pub(crate) fn check(asked: &Asked, max_sequences: u32, max_threads: u32) -> Result<(), ContextError> {
+    if asked.sequences == 0 || asked.sequences > max_sequences {
+        return Err(ContextError::SequencesOutOfRange { got: asked.sequences, max: max_sequences });
+    }
+    if asked.batch_tokens == 0 {
+        return Err(ContextError::BatchTokensZero);
+    }
+    if asked.micro_batch_tokens == 0 {
+        return Err(ContextError::MicroBatchTokensZero);
+    }
+    for (what, got) in [("context_tokens", asked.context_tokens), ("batch_tokens", asked.batch_tokens)] {
+        if got > MAX_CONTEXT_TOKENS {
+            return Err(ContextError::TooLarge { what, got: got.into(), max: MAX_CONTEXT_TOKENS.into() });
+        }
+    }
+    // With causal attention llama.cpp cuts the batch to the context (llama-context.cpp:241), and the first
+    // output buffer asserts that a batch has room for every sequence (llama-context.cpp:2275).
+    // Without causal attention it does not cut; a batch larger than the context serves nobody there either.
+    let batch_tokens = asked.batch_tokens.min(asked.context_tokens);
+    if batch_tokens < asked.sequences {
+        return Err(ContextError::BatchSmallerThanSequences { batch_tokens, sequences: asked.sequences });
+    }
+    for got in [asked.threads, asked.batch_threads] {
+        if got == 0 || got > max_threads {
+            return Err(ContextError::ThreadsOutOfRange { got, max: max_threads });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: Asked = Asked {
+        context_tokens: 512,
+        batch_tokens: 64,
+        micro_batch_tokens: 32,
+        sequences: 8,
+        threads: 2,
+        batch_threads: 2,
+    };
+
+    #[test]
+    fn good_numbers_pass() {
+        assert_eq!(check(&GOOD, 256, 512), Ok(()));
+    }
+
+    #[test]
+    fn each_bad_number_is_named() {
+        let bad = |asked: Asked| check(&asked, 256, 512).unwrap_err();
+        assert_eq!(bad(Asked { sequences: 0, ..GOOD }), ContextError::SequencesOutOfRange { got: 0, max: 256 });
+        assert_eq!(bad(Asked { sequences: 257, ..GOOD }), ContextError::SequencesOutOfRange { got: 257, max: 256 });
+        assert_eq!(bad(Asked { batch_tokens: 0, ..GOOD }), ContextError::BatchTokensZero);
+        assert_eq!(bad(Asked { micro_batch_tokens: 0, ..GOOD }), ContextError::MicroBatchTokensZero);
+        assert_eq!(
+            bad(Asked { batch_tokens: 7, ..GOOD }),
+            ContextError::BatchSmallerThanSequences { batch_tokens: 7, sequences: 8 }
+        );
+        assert_eq!(
+            bad(Asked { context_tokens: 4, ..GOOD }),
+            ContextError::BatchSmallerThanSequences { batch_tokens: 4, sequences: 8 }
+        );
+        assert_eq!(bad(Asked { threads: 0, ..GOOD }), ContextError::ThreadsOutOfRange { got: 0, max: 512 });
+        assert_eq!(bad(Asked { batch_threads: 513, ..GOOD }), ContextError::ThreadsOutOfRange { got: 513, max: 512 });
+        assert!(matches!(
+            bad(Asked { context_tokens: u32::MAX, ..GOOD }),
+            ContextError::TooLarge { what: "context_tokens", .. }
+        ));
+    }
+}

@@ -1,0 +1,109 @@
+//! llama.cpp's log: into `tracing`, and its last errors kept so that a typed error can say what llama.cpp said.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use llama_sys as sys;
+
+thread_local! {
+    static LOG: RefCell<Log> = const { RefCell::new(Log { level: sys::GGML_LOG_LEVEL_NONE, line: String::new(), errors: String::new() }) };
+}
+
+/// What one thread has logged. llama.cpp logs on the thread that calls it.
+struct Log {
+    level: sys::ggml_log_level,
+    /// The line so far: llama.cpp sends lines in pieces.
+    line: String,
+    /// Errors since [`forget_errors`].
+    errors: String,
+}
+
+/// Longest text of errors kept.
+const MOST_ERRORS: usize = 2000;
+
+/// Sends all of llama.cpp's log through [`on_log`].
+pub(crate) fn install() {
+    // SAFETY: `on_log` lives as long as the program, never unwinds, and does not look at its user data.
+    unsafe { sys::llama_log_set(Some(on_log), std::ptr::null_mut()) };
+}
+
+/// Forgets the errors that this thread has logged.
+pub(crate) fn forget_errors() {
+    LOG.with_borrow_mut(|log| log.errors.clear());
+}
+
+/// The errors that this thread has logged since [`forget_errors`]; `fallback` if there are none.
+pub(crate) fn errors_or(fallback: &str) -> String {
+    let errors = LOG.with_borrow_mut(|log| std::mem::take(&mut log.errors));
+    let errors = errors.trim();
+    if errors.is_empty() { fallback.to_owned() } else { errors.to_owned() }
+}
+
+unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
+    if text.is_null() {
+        return;
+    }
+    // SAFETY: llama.cpp passes a terminated string that lives for the call.
+    let text = unsafe { CStr::from_ptr(text) };
+    // A panic of a `tracing` subscriber must not unwind through C++; there is nobody here to tell about it.
+    let _ = catch_unwind(AssertUnwindSafe(|| record(level, &text.to_string_lossy())));
+}
+
+fn record(level: sys::ggml_log_level, text: &str) {
+    let complete = LOG
+        .try_with(|log| {
+            // Borrowed already if a subscriber calls back into llama.cpp: that line is lost.
+            let mut log = log.try_borrow_mut().ok()?;
+            if level != sys::GGML_LOG_LEVEL_CONT {
+                log.level = level;
+            }
+            log.line.push_str(text);
+            log.line.ends_with('\n').then(|| (log.level, std::mem::take(&mut log.line)))
+        })
+        .ok()
+        .flatten();
+    let Some((level, mut line)) = complete else { return };
+    emit(level, line.trim_end());
+    let _ = LOG.try_with(|log| {
+        if let Ok(mut log) = log.try_borrow_mut() {
+            if level == sys::GGML_LOG_LEVEL_ERROR && log.errors.len() + line.len() < MOST_ERRORS {
+                log.errors.push_str(&line);
+            }
+            // The buffer goes back, so that logging does not allocate line after line.
+            if log.line.is_empty() {
+                line.clear();
+                log.line = line;
+            }
+        }
+    });
+}
+
+#[cfg(feature = "tracing")]
+fn emit(level: sys::ggml_log_level, line: &str) {
+    match level {
+        sys::GGML_LOG_LEVEL_ERROR => tracing::error!(target: "llama.cpp", "{line}"),
+        sys::GGML_LOG_LEVEL_WARN => tracing::warn!(target: "llama.cpp", "{line}"),
+        // What llama.cpp calls information is a page for every model: detail to a program that embeds it.
+        sys::GGML_LOG_LEVEL_INFO => tracing::debug!(target: "llama.cpp", "{line}"),
+        _ => tracing::trace!(target: "llama.cpp", "{line}"),
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+fn emit(_: sys::ggml_log_level, _: &str) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_become_a_line_and_errors_are_kept() {
+        forget_errors();
+        record(sys::GGML_LOG_LEVEL_ERROR, "no ");
+        record(sys::GGML_LOG_LEVEL_CONT, "room\n");
+        record(sys::GGML_LOG_LEVEL_INFO, "unrelated\n");
+        assert_eq!(errors_or("?"), "no room");
+        assert_eq!(errors_or("?"), "?");
+    }
+}

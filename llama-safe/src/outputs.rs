@@ -1,0 +1,123 @@
+//! What a computation gives: logits and embeddings, read through the slots that the batch handed out.
+
+use std::fmt;
+
+use llama_sys as sys;
+
+use crate::context::Context;
+use crate::error::OutputError;
+use crate::id::OutputSlot;
+use crate::sequence::Sequence;
+
+/// The outputs of the last computation of a context, which they borrow: they cannot be kept past the next one.
+///
+/// ```compile_fail,E0499
+/// fn stale(context: &mut llama_safe::Context, batch: &mut llama_safe::Batch) {
+///     let first = context.decode(batch).unwrap();
+///     let second = context.decode(batch).unwrap();
+///     first.len();
+/// }
+/// ```
+#[derive(Clone, Copy)]
+pub struct Outputs<'context> {
+    context: &'context Context,
+}
+
+impl fmt::Debug for Outputs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outputs").field("sequences", &self.context.last_sequences).finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    /// The outputs of the last computation; `None` before the first, and after one that failed.
+    #[must_use]
+    pub fn outputs(&self) -> Option<Outputs<'_>> {
+        self.last.map(|_| Outputs::new(self))
+    }
+}
+
+impl<'context> Outputs<'context> {
+    pub(crate) fn new(context: &'context Context) -> Self {
+        Self { context }
+    }
+
+    /// The logits of a row, one for each token of the vocabulary: not probabilities, and not normalised.
+    ///
+    /// # Errors
+    ///
+    /// [`OutputError`]: the slot is of another batch, or the context computes no logits.
+    pub fn get(&self, slot: OutputSlot) -> Result<&'context [f32], OutputError> {
+        self.check(slot)?;
+        let limits = self.context.limits();
+        if !limits.has_logits() {
+            return Err(OutputError::NoLogits);
+        }
+        let pointer = sys::guarded(std::ptr::null_mut(), |result, error| {
+            // SAFETY: the context lives, and a row that it does not know gives NULL.
+            unsafe { sys::guard_llama_get_logits_ith(result, error, self.context.as_ptr(), slot.row as i32) }
+        });
+        self.row(pointer, limits.vocabulary(), slot.row)
+    }
+
+    /// The embedding of a row.
+    ///
+    /// # Errors
+    ///
+    /// [`OutputError`]: the slot is of another batch, or the context computes no embeddings, or pools them.
+    pub fn embedding(&self, slot: OutputSlot) -> Result<&'context [f32], OutputError> {
+        self.check(slot)?;
+        let limits = self.context.limits();
+        if !limits.has_embeddings() {
+            return Err(OutputError::NoEmbeddings);
+        }
+        if limits.is_pooled() {
+            return Err(OutputError::Pooled);
+        }
+        let pointer = sys::guarded(std::ptr::null_mut(), |result, error| {
+            // SAFETY: the context lives, and a row that it does not know gives NULL.
+            unsafe { sys::guard_llama_get_embeddings_ith(result, error, self.context.as_ptr(), slot.row as i32) }
+        });
+        self.row(pointer, limits.output_width(), slot.row)
+    }
+
+    /// The pooled embedding of a sequence of the batch; a reranker's scores.
+    ///
+    /// # Errors
+    ///
+    /// [`OutputError`]: the sequence had no token in the batch, or the context computes no embeddings or does not pool.
+    pub fn sequence_embedding(&self, sequence: &Sequence) -> Result<&'context [f32], OutputError> {
+        let limits = self.context.limits();
+        if !limits.has_embeddings() {
+            return Err(OutputError::NoEmbeddings);
+        }
+        if !limits.is_pooled() {
+            return Err(OutputError::NotPooled);
+        }
+        let lease = sequence.lease();
+        if lease.check(self.context.id).is_err() || !self.context.last_sequences.contains(&lease.id()) {
+            return Err(OutputError::SequenceNotInBatch { id: lease.id() });
+        }
+        let pointer = sys::guarded(std::ptr::null_mut(), |result, error| {
+            // SAFETY: the context lives, and a sequence without embedding gives NULL.
+            unsafe { sys::guard_llama_get_embeddings_seq(result, error, self.context.as_ptr(), lease.slot()) }
+        });
+        self.row(pointer, limits.output_width(), lease.id().slot())
+    }
+
+    fn check(&self, slot: OutputSlot) -> Result<(), OutputError> {
+        if self.context.last == Some(slot.fill) { Ok(()) } else { Err(OutputError::OtherDecode) }
+    }
+
+    /// A row of `width` numbers that llama.cpp points to.
+    fn row(&self, pointer: Result<*mut f32, String>, width: u32, row: u32) -> Result<&'context [f32], OutputError> {
+        match pointer {
+            Ok(pointer) if !pointer.is_null() => {
+                // SAFETY: llama.cpp returns a row of that many floats of its output buffer, which is written by the
+                // next computation at the earliest; that needs the context mutably, which this borrow forbids.
+                Ok(unsafe { std::slice::from_raw_parts(pointer, width as usize) })
+            }
+            _ => Err(OutputError::Missing { row }),
+        }
+    }
+}

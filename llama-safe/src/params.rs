@@ -1,0 +1,226 @@
+//! What a model and a context are asked for, as plain data.
+
+use crate::limits::{KvLayout, Pooling};
+
+/// How a model's weights get into memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LoadMode {
+    /// As the devices like it best.
+    #[default]
+    Auto,
+    /// Mapped from the file: the fastest start, shared between processes.
+    Mmap,
+    /// Mapped, and locked into memory.
+    MmapLocked,
+    /// Read into memory of the program's own.
+    Read,
+}
+
+/// How a model is loaded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ModelParams {
+    pub(crate) gpu_layers: Option<u32>,
+    pub(crate) load_mode: LoadMode,
+    pub(crate) vocab_only: bool,
+    pub(crate) check_tensors: bool,
+    pub(crate) repack: bool,
+}
+
+impl Default for ModelParams {
+    /// All layers on a GPU where the build and the machine have one, weights mapped, repacked where that is faster.
+    fn default() -> Self {
+        Self { gpu_layers: None, load_mode: LoadMode::Auto, vocab_only: false, check_tensors: false, repack: true }
+    }
+}
+
+impl ModelParams {
+    /// Layers whose weights are kept in GPU memory; 0 keeps all of them on the CPU.
+    #[must_use]
+    pub fn gpu_layers(mut self, layers: u32) -> Self {
+        self.gpu_layers = Some(layers);
+        self
+    }
+
+    /// Keeps every layer in GPU memory (the default).
+    #[must_use]
+    pub fn all_layers_on_gpu(mut self) -> Self {
+        self.gpu_layers = None;
+        self
+    }
+
+    /// How the weights get into memory.
+    #[must_use]
+    pub fn load_mode(mut self, mode: LoadMode) -> Self {
+        self.load_mode = mode;
+        self
+    }
+
+    /// Loads the vocabulary and the metadata alone: enough to tokenize, not to make a context.
+    #[must_use]
+    pub fn vocab_only(mut self, only: bool) -> Self {
+        self.vocab_only = only;
+        self
+    }
+
+    /// Checks every weight for being a number while loading, which costs a pass over the file.
+    #[must_use]
+    pub fn check_tensors(mut self, check: bool) -> Self {
+        self.check_tensors = check;
+        self
+    }
+
+    /// Whether weights may be rearranged for this CPU's instructions when they are loaded.
+    #[must_use]
+    pub fn repack(mut self, repack: bool) -> Self {
+        self.repack = repack;
+        self
+    }
+}
+
+/// What the KV cache stores its numbers as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum KvType {
+    /// 16 bits each.
+    #[default]
+    F16,
+    /// 32 bits each.
+    F32,
+}
+
+/// Whether attention is computed by the fused kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum FlashAttention {
+    /// Where the backend supports it.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// Always.
+    On,
+}
+
+/// How a context is made. Numbers left out are chosen for the model and the machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ContextParams {
+    pub(crate) sequences: u32,
+    pub(crate) context_tokens: Option<u32>,
+    pub(crate) batch_tokens: u32,
+    pub(crate) micro_batch_tokens: u32,
+    pub(crate) kv_layout: KvLayout,
+    pub(crate) kv_type: KvType,
+    pub(crate) threads: Option<u32>,
+    pub(crate) batch_threads: Option<u32>,
+    pub(crate) embeddings: bool,
+    pub(crate) pooling: Pooling,
+    pub(crate) flash_attention: FlashAttention,
+}
+
+impl Default for ContextParams {
+    /// One sequence of at most 4,096 tokens (fewer if the model was trained on fewer), batches of 2,048 tokens computed
+    /// 512 at a time, as many threads as the machine has cores.
+    fn default() -> Self {
+        Self {
+            sequences: 1,
+            context_tokens: None,
+            batch_tokens: 2048,
+            micro_batch_tokens: 512,
+            kv_layout: KvLayout::default(),
+            kv_type: KvType::default(),
+            threads: None,
+            batch_threads: None,
+            embeddings: false,
+            pooling: Pooling::default(),
+            flash_attention: FlashAttention::default(),
+        }
+    }
+}
+
+/// Tokens of one sequence where the user does not say: memory for more is better asked for than taken.
+const DEFAULT_SEQUENCE_TOKENS: u32 = 4096;
+
+impl ContextParams {
+    /// Sequences that can live at a time.
+    #[must_use]
+    pub fn sequences(mut self, sequences: u32) -> Self {
+        self.sequences = sequences;
+        self
+    }
+
+    /// Cells of the KV cache, over all sequences, tokens. llama.cpp rounds up;
+    /// [`Limits`](crate::Limits) has what came of it.
+    #[must_use]
+    pub fn context_tokens(mut self, tokens: u32) -> Self {
+        self.context_tokens = Some(tokens);
+        self
+    }
+
+    /// The most tokens of one batch.
+    #[must_use]
+    pub fn batch_tokens(mut self, tokens: u32) -> Self {
+        self.batch_tokens = tokens;
+        self
+    }
+
+    /// The most tokens that are computed in one pass.
+    #[must_use]
+    pub fn micro_batch_tokens(mut self, tokens: u32) -> Self {
+        self.micro_batch_tokens = tokens;
+        self
+    }
+
+    /// How the cells are shared out between sequences.
+    #[must_use]
+    pub fn kv_layout(mut self, layout: KvLayout) -> Self {
+        self.kv_layout = layout;
+        self
+    }
+
+    /// What the KV cache stores its numbers as.
+    #[must_use]
+    pub fn kv_type(mut self, kv_type: KvType) -> Self {
+        self.kv_type = kv_type;
+        self
+    }
+
+    /// Threads that compute a batch of one token.
+    #[must_use]
+    pub fn threads(mut self, threads: u32) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Threads that compute a batch of several tokens.
+    #[must_use]
+    pub fn batch_threads(mut self, threads: u32) -> Self {
+        self.batch_threads = Some(threads);
+        self
+    }
+
+    /// Computes embeddings instead of logits.
+    #[must_use]
+    pub fn embeddings(mut self, embeddings: bool) -> Self {
+        self.embeddings = embeddings;
+        self
+    }
+
+    /// How embeddings of tokens become one of a sequence.
+    #[must_use]
+    pub fn pooling(mut self, pooling: Pooling) -> Self {
+        self.pooling = pooling;
+        self
+    }
+
+    /// Whether attention is computed by the fused kernel.
+    #[must_use]
+    pub fn flash_attention(mut self, flash_attention: FlashAttention) -> Self {
+        self.flash_attention = flash_attention;
+        self
+    }
+
+    /// Cells to ask llama.cpp for, given what the model was trained on.
+    pub(crate) fn context_tokens_for(&self, trained: u32) -> u32 {
+        let one = if trained == 0 { DEFAULT_SEQUENCE_TOKENS } else { trained.min(DEFAULT_SEQUENCE_TOKENS) };
+        // 0 would mean "as trained" to llama.cpp; here it is as bad as any number below the sequences.
+        self.context_tokens.unwrap_or_else(|| one.saturating_mul(self.sequences))
+    }
+}

@@ -1,0 +1,263 @@
+//! A batch's storage: one array a column, as llama.cpp reads them, with every check made at the push.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use crate::error::{DecodeError, PushError, SequenceError};
+use crate::id::{ContextId, FillId, OutputSlot, SeqId, Token};
+use crate::limits::{Limits, MemoryKind, Pooling};
+use crate::pool::Lease;
+
+/// What each row carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Input {
+    Tokens,
+    Embeddings,
+}
+
+/// The rows of one batch. All columns but `embeddings` have one element a row.
+///
+/// ```text
+/// tokens      [n]            the token, in a batch of tokens
+/// embeddings  [n, width]     the input embedding, in a batch of embeddings
+/// positions   [n]            place in its sequence: derived, never given
+/// sequences   [n]            slot of its sequence
+/// counts      [n]            sequences of the row: always 1
+/// outputs     [n]            1 where an output is wanted
+/// ```
+#[derive(Debug)]
+pub(crate) struct Rows {
+    context: ContextId,
+    fill: FillId,
+    input: Input,
+    numbers: Numbers,
+    pub(crate) tokens: Vec<i32>,
+    pub(crate) embeddings: Vec<f32>,
+    pub(crate) positions: Vec<i32>,
+    pub(crate) sequences: Vec<i32>,
+    pub(crate) counts: Vec<i32>,
+    pub(crate) outputs: Vec<i8>,
+    participants: Vec<Participant>,
+    /// Slot of a sequence to its index in `participants`, `ABSENT` where it has no row yet.
+    index_of_slot: Vec<u32>,
+}
+
+/// No participant has this index: there are at most as many as sequences.
+const ABSENT: u32 = u32::MAX;
+
+/// The limits that a push is checked against.
+#[derive(Clone, Copy, Debug)]
+struct Numbers {
+    capacity: u32,
+    sequence_tokens: u32,
+    vocabulary: u32,
+    width: u32,
+    positions_per_embedding: u32,
+    /// Whether sequences grow with each decode; an encoder's begin at 0 every time.
+    has_memory: bool,
+    /// Whether all tokens of a sequence must be in one batch, since only they are pooled.
+    pools_one_batch: bool,
+}
+
+/// A sequence that has rows in this batch.
+#[derive(Debug)]
+pub(crate) struct Participant {
+    pub(crate) lease: Arc<Lease>,
+    /// Its length when its first row was pushed.
+    pub(crate) start: u32,
+    /// Its rows.
+    pub(crate) rows: u32,
+}
+
+impl Rows {
+    /// Empty rows with room for as many as the context takes.
+    pub(crate) fn new(context: ContextId, limits: &Limits, input: Input) -> Self {
+        let capacity = limits.batch_tokens();
+        let room = capacity as usize;
+        let mut rows = Self {
+            context,
+            fill: FillId::next(),
+            input,
+            numbers: Numbers {
+                capacity,
+                sequence_tokens: limits.sequence_tokens(),
+                vocabulary: limits.vocabulary(),
+                width: limits.input_width(),
+                positions_per_embedding: limits.positions_per_embedding,
+                has_memory: limits.memory() != MemoryKind::None,
+                pools_one_batch: limits.has_embeddings() && !matches!(limits.pooling(), Pooling::None | Pooling::Last),
+            },
+            tokens: Vec::new(),
+            embeddings: Vec::new(),
+            positions: Vec::with_capacity(room),
+            sequences: Vec::with_capacity(room),
+            counts: vec![1; room],
+            outputs: Vec::with_capacity(room),
+            participants: Vec::with_capacity(limits.sequences() as usize),
+            index_of_slot: vec![ABSENT; limits.sequences() as usize],
+        };
+        match input {
+            Input::Tokens => rows.tokens.reserve_exact(room),
+            Input::Embeddings => rows.embeddings.reserve_exact(room * limits.input_width() as usize),
+        }
+        rows
+    }
+
+    pub(crate) fn len(&self) -> u32 {
+        // Never more than `capacity`.
+        self.positions.len() as u32
+    }
+
+    pub(crate) fn capacity(&self) -> u32 {
+        self.numbers.capacity
+    }
+
+    pub(crate) fn fill(&self) -> FillId {
+        self.fill
+    }
+
+    pub(crate) fn participants(&self) -> &[Participant] {
+        &self.participants
+    }
+
+    /// The input embedding of a row.
+    pub(crate) fn embedding(&self, row: u32) -> Option<&[f32]> {
+        let width = self.numbers.width as usize;
+        self.embeddings.chunks_exact(width).nth(row as usize)
+    }
+
+    /// The sequence of a row.
+    pub(crate) fn sequence(&self, row: u32) -> Option<SeqId> {
+        let slot = *self.sequences.get(row as usize)?;
+        let index = self.index_of_slot[slot as usize];
+        Some(self.participants[index as usize].lease.id())
+    }
+
+    /// Empties the rows. Every output slot given out so far is void.
+    pub(crate) fn clear(&mut self) {
+        self.fill = FillId::next();
+        self.tokens.clear();
+        self.embeddings.clear();
+        self.positions.clear();
+        self.sequences.clear();
+        self.outputs.clear();
+        for participant in self.participants.drain(..) {
+            self.index_of_slot[participant.lease.slot() as usize] = ABSENT;
+        }
+    }
+
+    /// Adds tokens of one sequence, all or none; the last one gives an output if `output_on_last`.
+    pub(crate) fn push_tokens(
+        &mut self,
+        lease: &Arc<Lease>,
+        tokens: &[Token],
+        output_on_last: bool,
+    ) -> Result<OutputSlot, PushError> {
+        if self.input != Input::Tokens {
+            return Err(PushError::TakesEmbeddings);
+        }
+        if tokens.is_empty() {
+            return Err(PushError::NoTokens);
+        }
+        let vocabulary = self.numbers.vocabulary;
+        // A negative id wraps to one that is above any vocabulary.
+        if let Some(bad) = tokens.iter().find(|token| token.0 as u32 >= vocabulary) {
+            return Err(PushError::TokenOutOfRange { token: bad.0, vocabulary });
+        }
+        let start = self.admit(lease, tokens.len())?;
+        self.tokens.extend(tokens.iter().map(|token| token.0));
+        Ok(self.append(lease.slot(), start, tokens.len() as u32, output_on_last))
+    }
+
+    /// Adds one embedding of a sequence.
+    pub(crate) fn push_embedding(
+        &mut self,
+        lease: &Arc<Lease>,
+        embedding: &[f32],
+        output: bool,
+    ) -> Result<OutputSlot, PushError> {
+        if self.input != Input::Embeddings {
+            return Err(PushError::TakesTokens);
+        }
+        let positions = self.numbers.positions_per_embedding;
+        if positions != 1 {
+            // llama.cpp would read that many positions a row (llama-batch.cpp:1379).
+            return Err(PushError::SeveralPositions { positions });
+        }
+        if embedding.len() != self.numbers.width as usize {
+            return Err(PushError::EmbeddingWidth { got: embedding.len(), expected: self.numbers.width });
+        }
+        if let Some(index) = embedding.iter().position(|number| !number.is_finite()) {
+            return Err(PushError::EmbeddingNotFinite { index, value: embedding[index] });
+        }
+        let start = self.admit(lease, 1)?;
+        self.embeddings.extend_from_slice(embedding);
+        Ok(self.append(lease.slot(), start, 1, output))
+    }
+
+    /// Checks everything that does not depend on the input's kind, enters the sequence among the participants, and
+    /// returns the position of the first new row. Changes nothing where it returns an error.
+    fn admit(&mut self, lease: &Arc<Lease>, adding: usize) -> Result<u32, PushError> {
+        lease.check_usable(self.context)?;
+        let have = self.len();
+        let adding = adding as u64;
+        if u64::from(have) + adding > u64::from(self.numbers.capacity) {
+            return Err(PushError::BatchFull { limit: self.numbers.capacity, have, adding });
+        }
+        let slot = lease.slot() as usize;
+        let index = self.index_of_slot[slot];
+        let length = if index == ABSENT {
+            if self.numbers.has_memory { lease.length() } else { 0 }
+        } else {
+            let participant = &self.participants[index as usize];
+            if !Arc::ptr_eq(&participant.lease, lease) {
+                // The slot was released and leased anew while its old rows still stand in this batch.
+                return Err(SequenceError::Stale { id: participant.lease.id() }.into());
+            }
+            participant.start + participant.rows
+        };
+        let limit = self.numbers.sequence_tokens;
+        if u64::from(length) + adding > u64::from(limit) {
+            return Err(PushError::SequenceFull { id: lease.id(), length, adding, limit });
+        }
+        if self.numbers.pools_one_batch && index == ABSENT && length > 0 {
+            return Err(PushError::PooledAcrossDecodes { id: lease.id(), length });
+        }
+        if index == ABSENT {
+            self.index_of_slot[slot] = self.participants.len() as u32;
+            self.participants.push(Participant { lease: Arc::clone(lease), start: length, rows: adding as u32 });
+        } else {
+            self.participants[index as usize].rows += adding as u32;
+        }
+        Ok(length)
+    }
+
+    fn append(&mut self, slot: i32, start: u32, count: u32, output_on_last: bool) -> OutputSlot {
+        // Positions stay below `sequence_tokens`, which is below i32::MAX.
+        self.positions.extend((start..start + count).map(|position| position as i32));
+        let length = self.positions.len();
+        self.sequences.resize(length, slot);
+        self.outputs.resize(length, 0);
+        if output_on_last {
+            self.outputs[length - 1] = 1;
+        }
+        OutputSlot { fill: self.fill, row: length as u32 - 1 }
+    }
+
+    /// Checks, right before the computation, that nothing has happened to the sequences since they were pushed.
+    pub(crate) fn check(&self, context: ContextId) -> Result<(), DecodeError> {
+        if self.context != context {
+            return Err(DecodeError::ForeignBatch);
+        }
+        if self.positions.is_empty() {
+            return Err(DecodeError::EmptyBatch);
+        }
+        for Participant { lease, start, .. } in &self.participants {
+            lease.check_usable(context)?;
+            if self.numbers.has_memory && lease.length() != *start {
+                return Err(DecodeError::SequenceChanged { id: lease.id(), expected: *start, found: lease.length() });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,470 @@
+//! Text to tokens and back.
+
+use std::ffi::c_char;
+
+use llama_sys as sys;
+
+use crate::backend;
+use crate::error::VocabError;
+use crate::id::Token;
+use crate::model::Model;
+
+/// What tokenizing does about special tokens, those that a tokenizer adds or that stand for no text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Special {
+    /// Text is text: nothing is added, and `<s>` is three characters.
+    None,
+    /// Adds what the model expects around a text (BOS, EOS), but reads no special token from the text itself: right for
+    /// text that comes from others.
+    #[default]
+    Bos,
+    /// Reads special tokens from the text, adds none: right for a chat template's output.
+    Parse,
+    /// Both.
+    BosAndParse,
+}
+
+/// How a vocabulary cuts text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum VocabKind {
+    /// There is none.
+    None,
+    /// SentencePiece with byte fallback (Llama 2).
+    SentencePiece,
+    /// Byte-level byte pairs (GPT-2, Llama 3).
+    BytePair,
+    /// WordPiece (BERT).
+    WordPiece,
+    /// Unigram (T5).
+    Unigram,
+    /// Greedy longest match (RWKV).
+    Rwkv,
+    /// What this version has no name for.
+    Other,
+}
+
+/// A model's vocabulary.
+#[derive(Clone, Copy, Debug)]
+pub struct Vocab<'model> {
+    model: &'model Model,
+}
+
+impl Model {
+    /// The vocabulary.
+    #[must_use]
+    pub fn vocab(&self) -> Vocab<'_> {
+        Vocab { model: self }
+    }
+
+    /// [`Vocab::tokenize`].
+    ///
+    /// # Errors
+    ///
+    /// See there.
+    pub fn tokenize(&self, text: &str, special: Special) -> Result<Vec<Token>, VocabError> {
+        self.vocab().tokenize(text, special)
+    }
+
+    /// [`Vocab::detokenize`].
+    ///
+    /// # Errors
+    ///
+    /// See there.
+    pub fn detokenize(&self, tokens: &[Token]) -> Result<String, VocabError> {
+        self.vocab().detokenize(tokens)
+    }
+}
+
+/// A special token of the vocabulary, by the C function that knows it.
+macro_rules! special_tokens {
+    ($($(#[$doc:meta])* $name:ident = $function:ident;)*) => {
+        impl Vocab<'_> {
+            $(
+                $(#[$doc])*
+                #[must_use]
+                pub fn $name(&self) -> Option<Token> {
+                    // SAFETY: the vocabulary lives as long as the model, and the function only reads it.
+                    let token = unsafe { sys::$function(self.raw()) };
+                    (token >= 0).then_some(Token(token))
+                }
+            )*
+        }
+    };
+}
+
+special_tokens! {
+    /// Begin of a text.
+    bos = llama_vocab_bos;
+    /// End of a text.
+    eos = llama_vocab_eos;
+    /// End of a turn of a conversation.
+    eot = llama_vocab_eot;
+    /// Separates sentences (BERT).
+    sep = llama_vocab_sep;
+    /// A new line.
+    nl = llama_vocab_nl;
+    /// Fills up.
+    pad = llama_vocab_pad;
+    /// Stands for a token to be guessed.
+    mask = llama_vocab_mask;
+}
+
+impl<'model> Vocab<'model> {
+    fn raw(&self) -> *const sys::llama_vocab {
+        // SAFETY: the model lives.
+        unsafe { sys::llama_model_get_vocab(self.model.as_ptr()) }
+    }
+
+    /// Tokens of the vocabulary.
+    #[must_use]
+    pub fn size(&self) -> u32 {
+        self.model.vocabulary_size()
+    }
+
+    /// How it cuts text.
+    #[must_use]
+    pub fn kind(&self) -> VocabKind {
+        // SAFETY: the vocabulary lives as long as the model.
+        match unsafe { sys::llama_vocab_type(self.raw()) } {
+            sys::LLAMA_VOCAB_TYPE_NONE => VocabKind::None,
+            sys::LLAMA_VOCAB_TYPE_SPM => VocabKind::SentencePiece,
+            sys::LLAMA_VOCAB_TYPE_BPE => VocabKind::BytePair,
+            sys::LLAMA_VOCAB_TYPE_WPM => VocabKind::WordPiece,
+            sys::LLAMA_VOCAB_TYPE_UGM => VocabKind::Unigram,
+            sys::LLAMA_VOCAB_TYPE_RWKV => VocabKind::Rwkv,
+            _ => VocabKind::Other,
+        }
+    }
+
+    /// Whether [`Special::Bos`] puts a token before a text.
+    #[must_use]
+    pub fn adds_bos(&self) -> bool {
+        // SAFETY: the vocabulary lives as long as the model.
+        unsafe { sys::llama_vocab_get_add_bos(self.raw()) }
+    }
+
+    /// Whether [`Special::Bos`] puts a token after a text.
+    #[must_use]
+    pub fn adds_eos(&self) -> bool {
+        // SAFETY: the vocabulary lives as long as the model.
+        unsafe { sys::llama_vocab_get_add_eos(self.raw()) }
+    }
+
+    /// Cuts a text into tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`VocabError`]: the model has no vocabulary, or the text is of 2 GiB and more.
+    pub fn tokenize(&self, text: &str, special: Special) -> Result<Vec<Token>, VocabError> {
+        self.require()?;
+        let length = length(text.len(), "bytes of text")?;
+        let add = matches!(special, Special::Bos | Special::BosAndParse);
+        let parse = matches!(special, Special::Parse | Special::BosAndParse);
+        if add {
+            self.require_added_tokens()?;
+        }
+        let cut = || {
+            // No tokenizer needs more tokens than bytes but for the special ones and a prefixed space.
+            let mut tokens = vec![Token(0); text.len() + 4];
+            let count = fill(&mut tokens, |result, error, buffer, room| {
+                // SAFETY: the vocabulary lives, `text` is readable for `length` bytes, and `buffer` is writable for
+                // `room` tokens: `Token` is transparent over `llama_token`.
+                unsafe {
+                    let (text, buffer) = (text.as_ptr().cast(), buffer.cast());
+                    sys::guard_llama_tokenize(result, error, self.raw(), text, length, buffer, room, add, parse)
+                }
+            })?;
+            tokens.truncate(count);
+            Ok(tokens)
+        };
+        if text.len() > SHORT_TEXT && self.kind() == VocabKind::BytePair {
+            with_stack_for(text.len(), cut)
+        } else {
+            cut()
+        }
+    }
+
+    /// llama.cpp asserts that the tokens it adds exist (llama-vocab.cpp:3477, 3514, 3561, 3581).
+    fn require_added_tokens(&self) -> Result<(), VocabError> {
+        let word_piece = self.kind() == VocabKind::WordPiece;
+        for (wanted, token, name) in [
+            (word_piece || self.adds_bos(), self.bos(), "BOS"),
+            (!word_piece && self.adds_eos(), self.eos(), "EOS"),
+            (word_piece, self.sep(), "SEP"),
+        ] {
+            if wanted && token.is_none() {
+                return Err(VocabError::NoSuchSpecial { name });
+            }
+        }
+        Ok(())
+    }
+
+    /// The text of tokens; special ones are left out. Bytes that are no UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    ///
+    /// [`VocabError`]: the model has no vocabulary, or a token is not in it.
+    pub fn detokenize(&self, tokens: &[Token]) -> Result<String, VocabError> {
+        self.require()?;
+        for token in tokens {
+            self.check(*token)?;
+        }
+        let count = length(tokens.len(), "tokens")?;
+        let mut text = vec![0u8; tokens.len() * 8 + 16];
+        let length = fill(&mut text, |result, error, buffer, room| {
+            // SAFETY: the vocabulary lives, `tokens` is readable for `count` tokens, all of them checked, and `buffer` is
+            // writable for `room` bytes.
+            unsafe {
+                sys::guard_llama_detokenize(
+                    result,
+                    error,
+                    self.raw(),
+                    tokens.as_ptr().cast(),
+                    count,
+                    buffer.cast(),
+                    room,
+                    false,
+                    false,
+                )
+            }
+        })?;
+        text.truncate(length);
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// The bytes of one token, which need not be whole characters. Special tokens are empty unless asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`VocabError`]: the model has no vocabulary, or the token is not in it.
+    pub fn piece(&self, token: Token, render_special: bool) -> Result<Vec<u8>, VocabError> {
+        let mut bytes = vec![0u8; 64];
+        let length = self.piece_into(token, render_special, &mut bytes)?;
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+
+    /// [`piece`](Self::piece) into a buffer that is kept.
+    fn piece_into(&self, token: Token, render_special: bool, bytes: &mut Vec<u8>) -> Result<usize, VocabError> {
+        self.check(token)?;
+        fill(bytes, |result, error, buffer, room| {
+            // SAFETY: the vocabulary lives, the token is in it, and `buffer` is writable for `room` bytes.
+            unsafe {
+                sys::guard_llama_token_to_piece(
+                    result,
+                    error,
+                    self.raw(),
+                    token.0,
+                    buffer.cast::<c_char>(),
+                    room,
+                    0,
+                    render_special,
+                )
+            }
+        })
+    }
+
+    /// The token as the vocabulary writes it, with its markers for spaces and bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`VocabError`]: the model has no vocabulary, or the token is not in it.
+    pub fn text(&self, token: Token) -> Result<String, VocabError> {
+        self.check(token)?;
+        let text = sys::guarded(std::ptr::null(), |result, error| {
+            // SAFETY: the vocabulary lives, and the token is in it.
+            unsafe { sys::guard_llama_vocab_get_text(result, error, self.raw(), token.0) }
+        })
+        .map_err(|reason| VocabError::Failed { reason })?;
+        // SAFETY: llama.cpp returns a string of the vocabulary, terminated, which lives as long as the model.
+        Ok(unsafe { backend::string(text) })
+    }
+
+    /// The token's score, which means something in SentencePiece and Unigram vocabularies.
+    ///
+    /// # Errors
+    ///
+    /// [`VocabError`]: the model has no vocabulary, or the token is not in it.
+    pub fn score(&self, token: Token) -> Result<f32, VocabError> {
+        self.check(token)?;
+        sys::guarded(0.0, |result, error| {
+            // SAFETY: the vocabulary lives, and the token is in it.
+            unsafe { sys::guard_llama_vocab_get_score(result, error, self.raw(), token.0) }
+        })
+        .map_err(|reason| VocabError::Failed { reason })
+    }
+
+    /// Whether a generation ends with this token.
+    ///
+    /// # Errors
+    ///
+    /// [`VocabError`]: the model has no vocabulary, or the token is not in it.
+    pub fn is_end_of_generation(&self, token: Token) -> Result<bool, VocabError> {
+        self.check(token)?;
+        // SAFETY: the vocabulary lives, and the token is in it.
+        Ok(unsafe { sys::llama_vocab_is_eog(self.raw(), token.0) })
+    }
+
+    /// Whether the token stands for no text.
+    ///
+    /// # Errors
+    ///
+    /// [`VocabError`]: the model has no vocabulary, or the token is not in it.
+    pub fn is_control(&self, token: Token) -> Result<bool, VocabError> {
+        self.check(token)?;
+        // SAFETY: the vocabulary lives, and the token is in it: the C function reads out of bounds otherwise.
+        Ok(unsafe { sys::llama_vocab_is_control(self.raw(), token.0) })
+    }
+
+    /// Turns tokens into text as they come.
+    #[must_use]
+    pub fn detokenizer(&self) -> Detokenizer<'model> {
+        Detokenizer { vocab: *self, piece: vec![0; 64], pending: Vec::new(), text: String::new() }
+    }
+
+    /// llama.cpp aborts when a model without vocabulary is asked for text.
+    fn require(&self) -> Result<(), VocabError> {
+        if self.kind() == VocabKind::None { Err(VocabError::NoVocabulary) } else { Ok(()) }
+    }
+
+    fn check(&self, token: Token) -> Result<(), VocabError> {
+        self.require()?;
+        let vocabulary = self.size();
+        // A negative id wraps to one that is above any vocabulary.
+        if (token.0 as u32) < vocabulary {
+            Ok(())
+        } else {
+            Err(VocabError::TokenOutOfRange { token: token.0, vocabulary })
+        }
+    }
+}
+
+/// Bytes of text that any stack has room for.
+const SHORT_TEXT: usize = 2048;
+
+/// Runs `cut` on a thread whose stack suits the text.
+///
+/// Most byte-pair vocabularies cut text by `std::regex` (llama.cpp's unicode.cpp), which recurses once a character: a run
+/// of 6,500 letters overflows a stack of 2 MiB, at 320 bytes a letter as measured. Stacks are mapped, not filled: what
+/// is not used costs nothing.
+fn with_stack_for<T: Send>(
+    text_bytes: usize,
+    cut: impl FnOnce() -> Result<T, VocabError> + Send,
+) -> Result<T, VocabError> {
+    let stack = text_bytes.saturating_mul(1024).saturating_add(4 << 20);
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(stack).spawn_scoped(scope, cut).map_err(|error| {
+            VocabError::Failed { reason: format!("no thread with a stack of {stack} bytes for this text: {error}") }
+        })?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn length(got: usize, unit: &'static str) -> Result<i32, VocabError> {
+    // Half of what an `int32_t` holds: llama.cpp adds to it.
+    let max = i32::MAX as usize / 2;
+    if got <= max { Ok(got as i32) } else { Err(VocabError::TooLong { got, max, unit }) }
+}
+
+/// Calls `write` until the buffer is large enough. `write` gives the number of elements written, or minus the number
+/// that are needed. Returns the number written.
+fn fill<T: Clone>(
+    buffer: &mut Vec<T>,
+    write: impl Fn(*mut i32, *mut sys::guard_error, *mut T, i32) -> bool,
+) -> Result<usize, VocabError> {
+    let empty = buffer[0].clone();
+    loop {
+        let room = i32::try_from(buffer.len()).unwrap_or(i32::MAX);
+        let count = sys::guarded(0, |result, error| write(result, error, buffer.as_mut_ptr(), room))
+            .map_err(|reason| VocabError::Failed { reason })?;
+        if let Ok(count) = usize::try_from(count) {
+            return Ok(count);
+        }
+        let needed = count.unsigned_abs() as usize;
+        if count == i32::MIN || needed <= buffer.len() {
+            return Err(VocabError::Failed { reason: "the result is too long for 32-bit lengths".to_owned() });
+        }
+        buffer.resize(needed, empty.clone());
+    }
+}
+
+/// Turns tokens into text as they come, in whole characters: a character that is spread over several tokens comes with
+/// the last of them.
+#[derive(Clone, Debug)]
+pub struct Detokenizer<'model> {
+    vocab: Vocab<'model>,
+    piece: Vec<u8>,
+    /// Bytes that are the beginning of a character.
+    pending: Vec<u8>,
+    text: String,
+}
+
+impl Detokenizer<'_> {
+    /// The text that this token completes, which may be none. Bytes that can never be a character become U+FFFD.
+    ///
+    /// # Errors
+    ///
+    /// [`VocabError`]: the model has no vocabulary, or the token is not in it. What came before is kept.
+    pub fn push(&mut self, token: Token) -> Result<&str, VocabError> {
+        let length = self.vocab.piece_into(token, false, &mut self.piece)?;
+        self.pending.extend_from_slice(&self.piece[..length]);
+        self.text.clear();
+        let whole = complete_prefix(&self.pending);
+        self.text.push_str(&String::from_utf8_lossy(&self.pending[..whole]));
+        self.pending.drain(..whole);
+        Ok(&self.text)
+    }
+
+    /// What is left when no more tokens come: an unfinished character, as U+FFFD.
+    #[must_use]
+    pub fn finish(self) -> String {
+        String::from_utf8_lossy(&self.pending).into_owned()
+    }
+}
+
+/// Length of `bytes` without an unfinished character at its end.
+fn complete_prefix(bytes: &[u8]) -> usize {
+    let mut start = 0;
+    while let Err(error) = std::str::from_utf8(&bytes[start..]) {
+        start += error.valid_up_to();
+        match error.error_len() {
+            Some(bad) => start += bad,
+            None => return start,
+        }
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::complete_prefix;
+
+    #[test]
+    fn an_unfinished_character_is_kept_back() {
+        assert_eq!(complete_prefix("aé".as_bytes()), 3);
+        assert_eq!(complete_prefix(&"aé".as_bytes()[..2]), 1);
+        assert_eq!(complete_prefix(&"🙂".as_bytes()[..3]), 0);
+        assert_eq!(complete_prefix(b"a\xffb"), 3, "what can never be a character is not waited for");
+        assert_eq!(complete_prefix(b""), 0);
+    }
+
+    proptest! {
+        /// Cut anywhere, text comes out whole.
+        #[test]
+        fn text_survives_any_cuts(text in "\\PC{0,40}", cuts in prop::collection::vec(1usize..4, 0..80)) {
+            let (mut out, mut pending, mut rest) = (String::new(), Vec::new(), text.as_bytes());
+            for cut in cuts.into_iter().chain([usize::MAX]) {
+                let (piece, after) = rest.split_at(cut.min(rest.len()));
+                rest = after;
+                pending.extend_from_slice(piece);
+                let whole = complete_prefix(&pending);
+                out.push_str(std::str::from_utf8(&pending[..whole]).expect("whole characters"));
+                pending.drain(..whole);
+            }
+            prop_assert_eq!(out, text);
+        }
+    }
+}

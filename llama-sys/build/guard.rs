@@ -1,0 +1,17 @@
+//! The exception guard: a small C++ file of our own.
+
+use std::path::Path;
+
+/// Compiles `shim/guard.cpp`.
+pub fn build(source: &Path) {
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .file("shim/guard.cpp")
+        .include("shim")
+        .include(source.join("include"))
+        .include(source.join("ggml/include"))
+        // llama.h marks old functions as deprecated; the guard does not use them, the header's own lines warn.
+        .flag_if_supported("-Wno-deprecated-declarations")
+        .compile("llama_guard");
+}

@@ -1,0 +1,52 @@
+//! Models of our own making, each made once in a process.
+
+use std::sync::OnceLock;
+
+use fixtures::{Bert, Llama, Weights};
+use llama_safe::{ContextParams, Model, ModelParams};
+
+/// A model of any shape.
+///
+/// # Panics
+///
+/// If the shape is none, or llama.cpp refuses it: a test that cannot go on.
+#[must_use]
+pub fn model(shape: &Llama, weights: Weights, seed: u64) -> Model {
+    let gguf = shape.gguf(weights, seed).expect("a shape that holds together");
+    Model::from_bytes(&gguf, &ModelParams::default()).expect("a model that llama.cpp loads")
+}
+
+/// The tiny decoder.
+#[must_use]
+pub fn tiny(weights: Weights) -> Model {
+    static MODELS: [OnceLock<Model>; 4] = [const { OnceLock::new() }; 4];
+    let index = match weights {
+        Weights::F32 => 0,
+        Weights::F16 => 1,
+        Weights::Q8_0 => 2,
+        Weights::Q4_0 => 3,
+    };
+    MODELS[index].get_or_init(|| model(&Llama::tiny(), weights, 1)).clone()
+}
+
+/// The tiny encoder.
+///
+/// # Panics
+///
+/// If llama.cpp refuses it.
+#[must_use]
+pub fn encoder() -> Model {
+    static MODEL: OnceLock<Model> = OnceLock::new();
+    MODEL
+        .get_or_init(|| {
+            let gguf = Bert::tiny().gguf(Weights::F32, 1).expect("a shape that holds together");
+            Model::from_bytes(&gguf, &ModelParams::default()).expect("a model that llama.cpp loads")
+        })
+        .clone()
+}
+
+/// Parameters for tests on tiny models: one thread, since more only wait for each other, and cargo runs several tests.
+#[must_use]
+pub fn params() -> ContextParams {
+    ContextParams::default().threads(1)
+}
