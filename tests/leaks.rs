@@ -1,0 +1,104 @@
+//! What is made and dropped again and again leaves nothing behind: resident memory stays flat.
+//!
+//! `cargo test --test leaks -- --nocapture` prints the figures.
+
+use std::ops::ControlFlow;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use batch_suite::{params, tiny};
+use fixtures::{Llama, Weights};
+use llama_safe::{Context, ContextParams, LoadError, Model, ModelParams, Token};
+
+/// Growth that is no leak: pages that the allocator keeps, and that the kernel counts late.
+const ALLOWED: i64 = 4 << 20;
+
+/// Resident memory is of the process: one measurement at a time.
+fn alone_in_the_process() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a leak checker watches. It finds what is lost by itself, and its own bookkeeping grows with every allocation,
+/// so that resident memory says nothing then; and it is too slow for loops that a figure needs.
+fn watched() -> bool {
+    std::env::var_os("LEAK_CHECK").is_some_and(|value| value == "1")
+}
+
+/// Resident memory, bytes. `None` where the system has no such file.
+fn resident() -> Option<i64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: i64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// Runs `cycle` `cycles` times and measures from the end of the first tenth, when every cache is warm.
+#[track_caller]
+fn stays_flat(what: &str, cycles: u32, mut cycle: impl FnMut(u32)) {
+    let warm = cycles / 10;
+    (0..warm).for_each(&mut cycle);
+    let before = resident();
+    (warm..cycles).for_each(&mut cycle);
+    let (Some(before), Some(after)) = (before, resident()) else {
+        println!("{what}: {cycles} cycles, resident memory is not known on this system");
+        return;
+    };
+    let growth = after - before;
+    println!("{what}: {cycles} cycles, resident {before} bytes after {warm}, {after} at the end, growth {growth} bytes");
+    assert!(watched() || growth <= ALLOWED, "{what}: resident memory grew by {growth} bytes");
+}
+
+fn small() -> ContextParams {
+    params().context_tokens(256).batch_tokens(64)
+}
+
+#[test]
+fn batches() {
+    let _alone = alone_in_the_process();
+    let mut context = Context::new(&tiny(Weights::F16), &small()).unwrap();
+    stays_flat("batch and sequence", if watched() { 50 } else { 10_000 }, |cycle| {
+        let sequence = context.new_sequence().unwrap();
+        let mut batch = context.new_batch();
+        let slot = batch.push_output(&sequence, Token(cycle as i32 % 500)).unwrap();
+        assert!(context.decode(&mut batch).unwrap().get(slot).is_ok());
+        // The other way to go: dropped while it is full, before its sequence or after.
+        batch.push(&sequence, Token(1)).unwrap();
+        if cycle % 2 == 0 {
+            drop(sequence);
+        }
+    });
+}
+
+#[test]
+fn contexts() {
+    let _alone = alone_in_the_process();
+    let model = tiny(Weights::F16);
+    stays_flat("context", if watched() { 3 } else { 200 }, |cycle| {
+        let mut context = Context::new(&model, &small().sequences(2)).unwrap();
+        let sequence = context.new_sequence().unwrap();
+        let mut batch = context.new_batch();
+        batch.push_output(&sequence, Token(cycle as i32)).unwrap();
+        context.decode(&mut batch).unwrap();
+        let fork = context.fork(&sequence).unwrap();
+        // Sequences and batches may outlive their context.
+        drop(context);
+        drop((batch, fork, sequence));
+    });
+}
+
+#[test]
+fn models() {
+    let _alone = alone_in_the_process();
+    let gguf = Llama::tiny().gguf(Weights::F16, 1).unwrap();
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("leaks.gguf");
+    std::fs::write(&path, &gguf).unwrap();
+    let settings = ModelParams::default();
+    stays_flat("model, loaded, refused, cancelled", if watched() { 3 } else { 100 }, |cycle| {
+        assert!(Model::load(&path, &settings).is_ok());
+        assert!(Model::from_bytes(&gguf, &settings).is_ok());
+        let cut = gguf.len() * (cycle as usize % 9 + 1) / 10;
+        assert!(matches!(Model::from_bytes(&gguf[..cut], &settings), Err(LoadError::Rejected { .. })));
+        let cancelled = Model::load_with_progress(&path, &settings, |_| ControlFlow::Break(()));
+        assert!(matches!(cancelled, Err(LoadError::Cancelled)));
+    });
+}
