@@ -44,7 +44,9 @@ fn stays_flat(what: &str, cycles: u32, mut cycle: impl FnMut(u32)) {
         return;
     };
     let growth = after - before;
-    println!("{what}: {cycles} cycles, resident {before} bytes after {warm}, {after} at the end, growth {growth} bytes");
+    println!(
+        "{what}: {cycles} cycles, resident {before} bytes after {warm}, {after} at the end, growth {growth} bytes"
+    );
     assert!(watched() || growth <= ALLOWED, "{what}: resident memory grew by {growth} bytes");
 }
 

@@ -74,7 +74,7 @@ fn abort_everywhere(context: &mut Context, sequences: &[&Sequence], want: &[Vec<
     let abort = context.abort_handle();
     let mut batch = context.new_batch();
     let mut places = 0;
-    for checks in (0..).step_by(5) {
+    for checks in 0.. {
         let slots = fill(&mut batch, sequences);
         abort.abort_after(checks);
         match context.decode(&mut batch).map(drop) {
@@ -114,9 +114,9 @@ fn an_abort_anywhere_leaves_no_trace() {
         let (mut context, owned) = filled(layout);
         let sequences: Vec<&Sequence> = owned.iter().collect();
         let places = abort_everywhere(&mut context, &sequences, &want);
-        // At least eight micro-batches of two layers each, and every fifth check was tried.
+        // Eight micro-batches of two layers at least, each layer of more than ten operations.
         println!("{layout:?}: aborted at {places} places");
-        assert!(places > 50, "{layout:?}: only {places} places");
+        assert!(places > 160, "{layout:?}: only {places} places");
     }
 }
 
@@ -256,17 +256,26 @@ fn another_thread_ends_a_long_decode() {
     let whole = start.elapsed();
     context.clear(&sequence).unwrap();
 
-    batch.prompt(&sequence, &text).unwrap();
-    let abort = context.abort_handle();
-    let aborter = std::thread::spawn(move || {
-        std::thread::sleep(whole / 5);
-        abort.abort();
-    });
-    let start = Instant::now();
-    let result = context.decode(&mut batch).map(drop);
-    println!("the whole takes {whole:?}, aborted it took {:?}", start.elapsed());
-    aborter.join().unwrap();
-    // Whatever the clock says: a decode that reports an abort did not run to its end.
-    assert_eq!(result, Err(DecodeError::Aborted { damaged: vec![] }));
-    assert_eq!((sequence.len(), context.span(&sequence).unwrap(), batch.len()), (0, 0..0, 1024));
+    // The aborting thread may be held up until the decode is over; not every time.
+    for _ in 0..10 {
+        batch.prompt(&sequence, &text).unwrap();
+        let abort = context.abort_handle();
+        let aborter = std::thread::spawn(move || {
+            std::thread::sleep(whole / 5);
+            abort.abort();
+        });
+        let start = Instant::now();
+        let result = context.decode(&mut batch).map(drop);
+        println!("the whole takes {whole:?}, aborted it took {:?}", start.elapsed());
+        aborter.join().unwrap();
+        // Whatever the clock says: a decode that reports an abort did not run to its end.
+        if result.is_err() {
+            assert_eq!(result, Err(DecodeError::Aborted { damaged: vec![] }));
+            assert_eq!((sequence.len(), context.span(&sequence).unwrap(), batch.len()), (0, 0..0, 1024));
+            return;
+        }
+        context.abort_handle().reset();
+        context.clear(&sequence).unwrap();
+    }
+    panic!("no decode was aborted");
 }

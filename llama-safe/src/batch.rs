@@ -1,5 +1,7 @@
 //! Batches: filled token by token, computed in one call, all or nothing.
 
+use std::sync::atomic::Ordering;
+
 use llama_sys as sys;
 
 use crate::context::Context;
@@ -9,7 +11,6 @@ use crate::log;
 use crate::outputs::Outputs;
 use crate::rows::{Input, Rows};
 use crate::sequence::Sequence;
-use std::sync::atomic::Ordering;
 
 /// Tokens of any number of sequences, to be computed in one call.
 ///
@@ -109,20 +110,20 @@ impl Batch {
     /// The token of a row; `None` past the end, and in a batch of embeddings.
     #[must_use]
     pub fn token(&self, row: u32) -> Option<Token> {
-        self.rows.tokens.get(row as usize).map(|token| Token(*token))
+        self.rows.columns().tokens.get(row as usize).map(|token| Token(*token))
     }
 
     /// The input embedding of a row; `None` past the end, and in a batch of tokens.
     #[must_use]
     pub fn embedding(&self, row: u32) -> Option<&[f32]> {
-        self.rows.embedding(row)
+        self.rows.columns().embedding(row as usize)
     }
 
     /// The position of a row in its sequence.
     #[must_use]
     pub fn position(&self, row: u32) -> Option<u32> {
         // Positions are not negative.
-        self.rows.positions.get(row as usize).map(|position| *position as u32)
+        self.rows.columns().positions.get(row as usize).map(|position| *position as u32)
     }
 
     /// The sequence of a row.
@@ -134,7 +135,7 @@ impl Batch {
     /// Whether a row gives an output.
     #[must_use]
     pub fn is_output(&self, row: u32) -> Option<bool> {
-        self.rows.outputs.get(row as usize).map(|output| *output != 0)
+        self.rows.columns().outputs.get(row as usize).map(|output| *output != 0)
     }
 }
 
@@ -222,31 +223,33 @@ impl Context {
         Ok(Outputs::new(self))
     }
 
-    /// Lends the rows to llama.cpp for one call.
+    /// Lends the rows to llama.cpp for one call, in the order of their slots.
     fn call(&mut self, rows: &mut Rows, call: Call) -> Result<i32, String> {
-        let pointer = |column: &mut Vec<i32>| column.as_mut_ptr();
+        let context = self.as_ptr();
+        let columns = self.by_slot.arrange(rows.columns_mut());
+        let count = columns.len();
+        self.ones.resize(count.max(self.ones.len()), 1);
         self.sequence_pointers.clear();
-        self.sequence_pointers.extend(rows.sequences.iter_mut().map(std::ptr::from_mut));
-        let tokens_given = !rows.tokens.is_empty();
+        self.sequence_pointers.extend(columns.sequences.iter_mut().map(std::ptr::from_mut));
         let raw = sys::llama_batch {
             // At most `n_batch`, an `int32_t`.
-            n_tokens: rows.len() as i32,
-            token: if tokens_given { pointer(&mut rows.tokens) } else { std::ptr::null_mut() },
-            embd: if tokens_given { std::ptr::null_mut() } else { rows.embeddings.as_mut_ptr() },
-            pos: pointer(&mut rows.positions),
-            n_seq_id: pointer(&mut rows.counts),
+            n_tokens: count as i32,
+            token: if columns.tokens.is_empty() { std::ptr::null_mut() } else { columns.tokens.as_mut_ptr() },
+            embd: if columns.embeddings.is_empty() { std::ptr::null_mut() } else { columns.embeddings.as_mut_ptr() },
+            pos: columns.positions.as_mut_ptr(),
+            n_seq_id: self.ones.as_mut_ptr(),
             seq_id: self.sequence_pointers.as_mut_ptr(),
-            logits: rows.outputs.as_mut_ptr(),
+            logits: columns.outputs.as_mut_ptr(),
         };
         let function = match call {
             Call::Encode => sys::guard_llama_encode,
             Call::Decode => sys::guard_llama_decode,
         };
-        // SAFETY: the context lives. Every column has `n_tokens` elements (`counts` at least as many, `embd` that many
+        // SAFETY: the context lives. Every column has `n_tokens` elements (`ones` at least as many, `embd` that many
         // rows of the model's input width), each sequence pointer names one element, as its count of 1 says, and all of
         // them outlive the call, which only reads them. The numbers were checked when they were pushed: tokens within
         // the vocabulary, slots below `n_seq_max`, positions that continue their sequences, at most `batch_tokens()` rows.
-        sys::guarded(0, |result, error| unsafe { function(result, error, self.as_ptr(), raw) })
+        sys::guarded(0, |result, error| unsafe { function(result, error, context, raw) })
     }
 
     /// Takes every sequence of a failed batch back to its length before the call. Returns those where that cannot be.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use llama_sys as sys;
 
 use crate::backend;
+use crate::columns::BySlot;
 use crate::error::ContextError;
 use crate::id::{ContextId, FillId, SeqId};
 use crate::limits::{self, KvLayout, Limits, MemoryKind, Pooling};
@@ -41,8 +42,12 @@ pub struct Context {
     pub(crate) last: Option<FillId>,
     /// The sequences of that decode.
     pub(crate) last_sequences: Vec<SeqId>,
-    /// For each row of a batch, where its sequence ids stand: a column that llama.cpp wants as pointers.
+    /// The batch as it was lent to that decode.
+    pub(crate) by_slot: BySlot,
+    /// For each row lent, where its sequence ids stand: a column that llama.cpp wants as pointers.
     pub(crate) sequence_pointers: Vec<*mut i32>,
+    /// For each row lent, how many sequence ids stand there.
+    pub(crate) ones: Vec<i32>,
     pub(crate) abort: Arc<Abort>,
     /// Last, so that it is dropped after the context's own `drop` has run.
     model: Model,
@@ -101,7 +106,9 @@ impl Context {
             pool: Pool::new(id, limits.sequences),
             last: None,
             last_sequences: Vec::with_capacity(limits.sequences as usize),
-            sequence_pointers: Vec::with_capacity(limits.batch_tokens() as usize),
+            by_slot: BySlot::default(),
+            sequence_pointers: Vec::new(),
+            ones: Vec::new(),
             limits,
             abort,
             model: model.clone(),

@@ -57,6 +57,7 @@ mod error;
 mod id;
 mod limits;
 // Floor 2.
+mod columns;
 mod pool;
 mod rows;
 // Floor 3.

@@ -53,9 +53,10 @@ impl<'context> Outputs<'context> {
         if !limits.has_logits() {
             return Err(OutputError::NoLogits);
         }
+        let row = self.context.by_slot.place(slot.row);
         let pointer = sys::guarded(std::ptr::null_mut(), |result, error| {
             // SAFETY: the context lives, and a row that it does not know gives NULL.
-            unsafe { sys::guard_llama_get_logits_ith(result, error, self.context.as_ptr(), slot.row as i32) }
+            unsafe { sys::guard_llama_get_logits_ith(result, error, self.context.as_ptr(), row as i32) }
         });
         self.row(pointer, limits.vocabulary(), slot.row)
     }
@@ -74,9 +75,10 @@ impl<'context> Outputs<'context> {
         if limits.is_pooled() {
             return Err(OutputError::Pooled);
         }
+        let row = self.context.by_slot.place(slot.row);
         let pointer = sys::guarded(std::ptr::null_mut(), |result, error| {
             // SAFETY: the context lives, and a row that it does not know gives NULL.
-            unsafe { sys::guard_llama_get_embeddings_ith(result, error, self.context.as_ptr(), slot.row as i32) }
+            unsafe { sys::guard_llama_get_embeddings_ith(result, error, self.context.as_ptr(), row as i32) }
         });
         self.row(pointer, limits.output_width(), slot.row)
     }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::columns::Columns;
 use crate::error::{DecodeError, PushError, SequenceError};
 use crate::id::{ContextId, FillId, OutputSlot, SeqId, Token};
 use crate::limits::{Limits, MemoryKind, Pooling};
@@ -15,28 +16,14 @@ pub(crate) enum Input {
     Embeddings,
 }
 
-/// The rows of one batch. All columns but `embeddings` have one element a row.
-///
-/// ```text
-/// tokens      [n]            the token, in a batch of tokens
-/// embeddings  [n, width]     the input embedding, in a batch of embeddings
-/// positions   [n]            place in its sequence: derived, never given
-/// sequences   [n]            slot of its sequence
-/// counts      [n]            sequences of the row: always 1
-/// outputs     [n]            1 where an output is wanted
-/// ```
+/// The rows of one batch, and the sequences that they are of.
 #[derive(Debug)]
 pub(crate) struct Rows {
     context: ContextId,
     fill: FillId,
     input: Input,
     numbers: Numbers,
-    pub(crate) tokens: Vec<i32>,
-    pub(crate) embeddings: Vec<f32>,
-    pub(crate) positions: Vec<i32>,
-    pub(crate) sequences: Vec<i32>,
-    pub(crate) counts: Vec<i32>,
-    pub(crate) outputs: Vec<i8>,
+    columns: Columns,
     participants: Vec<Participant>,
     /// Slot of a sequence to its index in `participants`, `ABSENT` where it has no row yet.
     index_of_slot: Vec<u32>,
@@ -87,25 +74,25 @@ impl Rows {
                 has_memory: limits.memory() != MemoryKind::None,
                 pools_one_batch: limits.has_embeddings() && !matches!(limits.pooling(), Pooling::None | Pooling::Last),
             },
-            tokens: Vec::new(),
-            embeddings: Vec::new(),
-            positions: Vec::with_capacity(room),
-            sequences: Vec::with_capacity(room),
-            counts: vec![1; room],
-            outputs: Vec::with_capacity(room),
+            columns: Columns {
+                positions: Vec::with_capacity(room),
+                sequences: Vec::with_capacity(room),
+                outputs: Vec::with_capacity(room),
+                ..Columns::default()
+            },
             participants: Vec::with_capacity(limits.sequences() as usize),
             index_of_slot: vec![ABSENT; limits.sequences() as usize],
         };
         match input {
-            Input::Tokens => rows.tokens.reserve_exact(room),
-            Input::Embeddings => rows.embeddings.reserve_exact(room * limits.input_width() as usize),
+            Input::Tokens => rows.columns.tokens.reserve_exact(room),
+            Input::Embeddings => rows.columns.embeddings.reserve_exact(room * limits.input_width() as usize),
         }
         rows
     }
 
     pub(crate) fn len(&self) -> u32 {
         // Never more than `capacity`.
-        self.positions.len() as u32
+        self.columns.len() as u32
     }
 
     pub(crate) fn capacity(&self) -> u32 {
@@ -120,15 +107,19 @@ impl Rows {
         &self.participants
     }
 
-    /// The input embedding of a row.
-    pub(crate) fn embedding(&self, row: u32) -> Option<&[f32]> {
-        let width = self.numbers.width as usize;
-        self.embeddings.chunks_exact(width).nth(row as usize)
+    /// What the rows hold.
+    pub(crate) fn columns(&self) -> &Columns {
+        &self.columns
+    }
+
+    /// What the rows hold, to be lent to C, which wants pointers that it could write through.
+    pub(crate) fn columns_mut(&mut self) -> &mut Columns {
+        &mut self.columns
     }
 
     /// The sequence of a row.
     pub(crate) fn sequence(&self, row: u32) -> Option<SeqId> {
-        let slot = *self.sequences.get(row as usize)?;
+        let slot = *self.columns.sequences.get(row as usize)?;
         let index = self.index_of_slot[slot as usize];
         Some(self.participants[index as usize].lease.id())
     }
@@ -136,11 +127,7 @@ impl Rows {
     /// Empties the rows. Every output slot given out so far is void.
     pub(crate) fn clear(&mut self) {
         self.fill = FillId::next();
-        self.tokens.clear();
-        self.embeddings.clear();
-        self.positions.clear();
-        self.sequences.clear();
-        self.outputs.clear();
+        self.columns.clear();
         for participant in self.participants.drain(..) {
             self.index_of_slot[participant.lease.slot() as usize] = ABSENT;
         }
@@ -165,7 +152,7 @@ impl Rows {
             return Err(PushError::TokenOutOfRange { token: bad.0, vocabulary });
         }
         let start = self.admit(lease, tokens.len())?;
-        self.tokens.extend(tokens.iter().map(|token| token.0));
+        self.columns.tokens.extend(tokens.iter().map(|token| token.0));
         Ok(self.append(lease.slot(), start, tokens.len() as u32, output_on_last))
     }
 
@@ -191,7 +178,7 @@ impl Rows {
             return Err(PushError::EmbeddingNotFinite { index, value: embedding[index] });
         }
         let start = self.admit(lease, 1)?;
-        self.embeddings.extend_from_slice(embedding);
+        self.columns.embeddings.extend_from_slice(embedding);
         Ok(self.append(lease.slot(), start, 1, output))
     }
 
@@ -234,12 +221,13 @@ impl Rows {
 
     fn append(&mut self, slot: i32, start: u32, count: u32, output_on_last: bool) -> OutputSlot {
         // Positions stay below `sequence_tokens`, which is below i32::MAX.
-        self.positions.extend((start..start + count).map(|position| position as i32));
-        let length = self.positions.len();
-        self.sequences.resize(length, slot);
-        self.outputs.resize(length, 0);
+        let columns = &mut self.columns;
+        columns.positions.extend((start..start + count).map(|position| position as i32));
+        let length = columns.len();
+        columns.sequences.resize(length, slot);
+        columns.outputs.resize(length, 0);
         if output_on_last {
-            self.outputs[length - 1] = 1;
+            columns.outputs[length - 1] = 1;
         }
         OutputSlot { fill: self.fill, row: length as u32 - 1 }
     }
@@ -249,7 +237,7 @@ impl Rows {
         if self.context != context {
             return Err(DecodeError::ForeignBatch);
         }
-        if self.positions.is_empty() {
+        if self.len() == 0 {
             return Err(DecodeError::EmptyBatch);
         }
         for Participant { lease, start, .. } in &self.participants {
