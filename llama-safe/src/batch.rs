@@ -132,7 +132,7 @@ impl Batch {
         self.rows.sequence(row)
     }
 
-    /// Whether a row gives an output.
+    /// Whether a row gives an output. In a context that computes embeddings every row does.
     #[must_use]
     pub fn is_output(&self, row: u32) -> Option<bool> {
         self.rows.columns().outputs.get(row as usize).map(|output| *output != 0)

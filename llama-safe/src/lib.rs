@@ -65,6 +65,7 @@ mod backend;
 mod log;
 mod params;
 // Floor 4.
+mod detokenizer;
 mod metadata;
 mod model;
 mod vocab;
@@ -82,6 +83,7 @@ mod sampling;
 pub use backend::{Device, DeviceKind, devices, llama_cpp_version, system_info};
 pub use batch::Batch;
 pub use context::{AbortHandle, Context};
+pub use detokenizer::Detokenizer;
 pub use error::{
     ContextError, DecodeError, LoadError, MemoryError, OutputError, PushError, SamplingError, SequenceError, VocabError,
 };
@@ -92,4 +94,4 @@ pub use outputs::Outputs;
 pub use params::{ContextParams, FlashAttention, KvType, LoadMode, ModelParams};
 pub use sampling::Sampler;
 pub use sequence::Sequence;
-pub use vocab::{Detokenizer, Special, Vocab, VocabKind};
+pub use vocab::{Special, Vocab, VocabKind};

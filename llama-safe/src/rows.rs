@@ -42,6 +42,9 @@ struct Numbers {
     positions_per_embedding: u32,
     /// Whether sequences grow with each decode; an encoder's begin at 0 every time.
     has_memory: bool,
+    /// Whether every row gives an output, asked for or not: llama.cpp computes embeddings of all, and warns of each
+    /// batch that does not ask for them.
+    outputs_all: bool,
     /// Whether all tokens of a sequence must be in one batch, since only they are pooled.
     pools_one_batch: bool,
 }
@@ -72,6 +75,7 @@ impl Rows {
                 width: limits.input_width(),
                 positions_per_embedding: limits.positions_per_embedding,
                 has_memory: limits.memory() != MemoryKind::None,
+                outputs_all: limits.has_embeddings(),
                 pools_one_batch: limits.has_embeddings() && !matches!(limits.pooling(), Pooling::None | Pooling::Last),
             },
             columns: Columns {
@@ -225,7 +229,7 @@ impl Rows {
         columns.positions.extend((start..start + count).map(|position| position as i32));
         let length = columns.len();
         columns.sequences.resize(length, slot);
-        columns.outputs.resize(length, 0);
+        columns.outputs.resize(length, i8::from(self.numbers.outputs_all));
         if output_on_last {
             columns.outputs[length - 1] = 1;
         }
@@ -247,5 +251,140 @@ impl Rows {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::limits::KvLayout;
+    use crate::pool::Pool;
+
+    fn limits() -> Limits {
+        Limits {
+            context_tokens: 64,
+            sequence_tokens: 16,
+            batch_tokens: 24,
+            micro_batch_tokens: 8,
+            sequences: 4,
+            vocabulary: 100,
+            input_width: 3,
+            output_width: 3,
+            positions_per_embedding: 1,
+            causal: true,
+            embeddings: false,
+            pooling: Pooling::None,
+            memory: MemoryKind::Attention,
+            kv_layout: KvLayout::Split,
+        }
+    }
+
+    fn tokens(ids: &[i32]) -> Vec<Token> {
+        ids.iter().copied().map(Token).collect()
+    }
+
+    /// What one row must hold.
+    type Row = (i32, i32, i32, i8);
+
+    fn read(rows: &Rows) -> Vec<Row> {
+        let columns = rows.columns();
+        (0..columns.len())
+            .map(|row| (columns.tokens[row], columns.positions[row], columns.sequences[row], columns.outputs[row]))
+            .collect()
+    }
+
+    #[test]
+    fn a_sequence_that_was_replaced_in_its_slot_is_stale() {
+        let context = ContextId::next();
+        let mut pool = Pool::new(context, 1);
+        let mut rows = Rows::new(context, &limits(), Input::Tokens);
+        let old = pool.lease().unwrap();
+        rows.push_tokens(&old, &tokens(&[1]), false).unwrap();
+        old.release();
+        pool.reclaim(|_| Ok::<(), ()>(())).unwrap();
+        let new = pool.lease().unwrap();
+        let stale = SequenceError::Stale { id: old.id() };
+        assert_eq!(rows.push_tokens(&new, &tokens(&[1]), false), Err(stale.into()));
+        assert_eq!(rows.check(context), Err(stale.into()));
+        rows.clear();
+        assert!(rows.push_tokens(&new, &tokens(&[1]), false).is_ok());
+        assert_eq!(rows.check(context), Ok(()));
+        assert_eq!(rows.check(ContextId::next()), Err(DecodeError::ForeignBatch));
+    }
+
+    #[test]
+    fn a_sequence_that_has_grown_since_is_refused() {
+        let context = ContextId::next();
+        let lease = Pool::new(context, 1).lease().unwrap();
+        let mut rows = Rows::new(context, &limits(), Input::Tokens);
+        rows.push_tokens(&lease, &tokens(&[1, 2]), true).unwrap();
+        lease.set_length(5);
+        assert_eq!(rows.check(context), Err(DecodeError::SequenceChanged { id: lease.id(), expected: 0, found: 5 }));
+    }
+
+    #[test]
+    fn pooling_and_several_positions_are_refused_where_they_would_be_wrong() {
+        let context = ContextId::next();
+        let lease = Pool::new(context, 1).lease().unwrap();
+        let pooled = Limits { embeddings: true, pooling: Pooling::Mean, ..limits() };
+        let mut rows = Rows::new(context, &pooled, Input::Tokens);
+        rows.push_tokens(&lease, &tokens(&[1]), true).unwrap();
+        rows.push_tokens(&lease, &tokens(&[2]), true).expect("in the same batch");
+        rows.clear();
+        lease.set_length(2);
+        assert_eq!(
+            rows.push_tokens(&lease, &tokens(&[3]), true),
+            Err(PushError::PooledAcrossDecodes { id: lease.id(), length: 2 })
+        );
+        let four = Limits { positions_per_embedding: 4, ..limits() };
+        let mut rows = Rows::new(context, &four, Input::Embeddings);
+        assert_eq!(rows.push_embedding(&lease, &[0.0; 3], true), Err(PushError::SeveralPositions { positions: 4 }));
+    }
+
+    proptest! {
+        /// Any pushes, good and bad, against rows kept one by one: a refused push changes nothing, and positions go on
+        /// from the sequence's length.
+        #[test]
+        fn pushes_are_all_or_nothing(
+            lengths in prop::array::uniform3(0u32..18),
+            pushes in prop::collection::vec((0usize..3, prop::collection::vec(-1i32..102, 0..9), any::<bool>()), 0..20),
+        ) {
+            let context = ContextId::next();
+            let limits = limits();
+            let mut pool = Pool::new(context, 4);
+            let leases = lengths.map(|length| {
+                let lease = pool.lease().unwrap();
+                lease.set_length(length);
+                lease
+            });
+            let mut rows = Rows::new(context, &limits, Input::Tokens);
+            let mut naive: Vec<Row> = Vec::new();
+            for (which, ids, output) in pushes {
+                let lease = &leases[which];
+                let of_sequence = naive.iter().filter(|row| row.2 == lease.slot()).count();
+                let length = lengths[which] as usize + of_sequence;
+                let good = !ids.is_empty()
+                    && ids.iter().all(|id| (0..100).contains(id))
+                    && naive.len() + ids.len() <= 24
+                    && length + ids.len() <= 16;
+                let result = rows.push_tokens(lease, &tokens(&ids), output);
+                prop_assert_eq!(result.is_ok(), good, "{:?}", result);
+                if good {
+                    for (index, id) in ids.iter().enumerate() {
+                        let last = index + 1 == ids.len();
+                        naive.push((*id, (length + index) as i32, lease.slot(), i8::from(last && output)));
+                    }
+                    prop_assert_eq!(result.unwrap().row as usize, naive.len() - 1);
+                }
+                prop_assert_eq!(read(&rows), naive.clone());
+                let claimed: u32 = rows.participants().iter().map(|participant| participant.rows).sum();
+                prop_assert_eq!(claimed as usize, naive.len());
+            }
+            let before = rows.fill();
+            rows.clear();
+            prop_assert!(rows.fill() != before && rows.len() == 0 && rows.participants().is_empty());
+        }
     }
 }
