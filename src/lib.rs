@@ -5,4 +5,4 @@ mod models;
 mod oracle;
 
 pub use models::{encoder, model, params, tiny};
-pub use oracle::{alone, assert_equal, best, decode_alone, nmse, prompt};
+pub use oracle::{alone, assert_equal, best, decode_alone, exact_params, nmse, prompt, still_works};

@@ -1,6 +1,11 @@
 //! The oracle: a sequence alone on its context, one token a call.
 
-use llama_safe::{Context, ContextParams, Model, Token};
+use std::sync::OnceLock;
+
+use fixtures::Weights;
+use llama_safe::{Context, ContextParams, FlashAttention, KvType, Model, Token};
+
+use crate::models::{params, tiny};
 
 /// `length` tokens that a prompt of its own could have: different for each `salt`, never a special one.
 #[must_use]
@@ -79,4 +84,29 @@ pub fn assert_equal(got: &[f32], want: &[f32], most: f64, what: &str) {
     if lead > 8.0 * most.sqrt() {
         assert_eq!(best(got).0, wanted, "{what}: another best token, which led by {lead}");
     }
+}
+
+/// Room for two sequences of 256 tokens, all in 32 bits, so that no rounding hides what a bad input leaves behind.
+#[must_use]
+pub fn exact_params() -> ContextParams {
+    let params = params().sequences(2).context_tokens(512).batch_tokens(64);
+    params.kv_type(KvType::F32).flash_attention(FlashAttention::Off)
+}
+
+/// The context, of the tiny model in 32 bits and [`exact_params`], decodes a known prompt to the known result. It needs a
+/// free sequence.
+///
+/// # Panics
+///
+/// If it does not.
+#[track_caller]
+pub fn still_works(context: &mut Context) {
+    static WANT: OnceLock<Vec<f32>> = OnceLock::new();
+    let text = prompt(9, 6);
+    let want = WANT.get_or_init(|| alone(&tiny(Weights::F32), &exact_params(), &text).pop().expect("a row a token"));
+    let sequence = context.new_sequence().expect("a free sequence");
+    let mut batch = context.new_batch();
+    let slot = batch.prompt(&sequence, &text).expect("a good prompt");
+    let outputs = context.decode(&mut batch).expect("a good batch");
+    assert_equal(outputs.get(slot).expect("logits"), want, 1e-6, "after bad input");
 }

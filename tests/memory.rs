@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Mutex;
 
-use batch_suite::{alone, assert_equal, encoder, model, params, prompt, tiny};
+use batch_suite::{alone, assert_equal, encoder, model, nmse, params, prompt, tiny};
 use fixtures::{Llama, Weights};
-use llama_safe::{Context, ContextParams, KvLayout, KvType, MemoryError, Sequence, SequenceError, Token};
+use llama_safe::{
+    Context, ContextParams, FlashAttention, KvLayout, KvType, MemoryError, Sequence, SequenceError, Token,
+};
 use proptest::prelude::*;
 
 const LAYOUTS: [KvLayout; 2] = [KvLayout::Split, KvLayout::Unified];
@@ -16,8 +17,14 @@ fn settings(layout: KvLayout) -> ContextParams {
     params().sequences(SLOTS).context_tokens(SLOTS * 256).batch_tokens(64).micro_batch_tokens(16).kv_layout(layout)
 }
 
+/// A context in which rounding hides nothing.
 fn context(layout: KvLayout) -> Context {
-    Context::new(&tiny(Weights::F16), &settings(layout)).unwrap()
+    Context::new(&tiny(Weights::F32), &Numbers::F32.settings(settings(layout))).unwrap()
+}
+
+/// The logits after the last of `tokens`, decoded one at a time as in [`context`].
+fn want(layout: KvLayout, tokens: &[Token]) -> Vec<f32> {
+    alone(&tiny(Weights::F32), &Numbers::F32.settings(settings(layout)), tokens).pop().unwrap()
 }
 
 /// A sequence that holds `tokens`.
@@ -32,6 +39,48 @@ fn decode(context: &mut Context, sequence: &Sequence, tokens: &[Token]) -> Vec<f
     let mut batch = context.new_batch();
     let slot = batch.prompt(sequence, tokens).unwrap();
     context.decode(&mut batch).unwrap().get(slot).unwrap().to_vec()
+}
+
+/// What is computed with, and so how nearly two ways to the same text agree. One wrong token of 150, the first, costs
+/// 1e-3 and more.
+#[derive(Clone, Copy, Debug)]
+enum Numbers {
+    /// As by default.
+    F16,
+    /// 32 bits throughout: flash attention would round keys and values to 16.
+    F32,
+    /// On split cells every row is computed by itself, in one order.
+    Q8_0,
+}
+
+impl Numbers {
+    fn weights(self) -> Weights {
+        match self {
+            Self::F16 => Weights::F16,
+            Self::F32 => Weights::F32,
+            Self::Q8_0 => Weights::Q8_0,
+        }
+    }
+
+    fn settings(self, settings: ContextParams) -> ContextParams {
+        match self {
+            Self::F16 | Self::Q8_0 => settings,
+            Self::F32 => settings.kv_type(KvType::F32).flash_attention(FlashAttention::Off),
+        }
+    }
+
+    /// The most that the error may be; `None` for bit for bit. A shift rotates keys that are rounded, once for each
+    /// decode of whichever sequence.
+    fn tolerance(self, layout: KvLayout, shifted: bool) -> Option<f64> {
+        match (self, layout, shifted) {
+            // Sums in 16 bits, over cells in another order: 8e-6 was seen.
+            (Self::F16, ..) => Some(1e-4),
+            (Self::F32, ..) => Some(1e-9),
+            (Self::Q8_0, KvLayout::Split, false) => None,
+            // Activations are rounded to 8 bits, which makes much of little: 1e-3 was seen. Left to the others.
+            (Self::Q8_0, ..) => Some(f64::INFINITY),
+        }
+    }
 }
 
 /// What has happened to a sequence since it was empty.
@@ -86,8 +135,9 @@ struct Oracle {
 }
 
 impl Oracle {
-    fn new() -> Self {
-        let mut context = Context::new(&tiny(Weights::F16), &params().context_tokens(256)).unwrap();
+    fn new(numbers: Numbers) -> Self {
+        let settings = numbers.settings(params().context_tokens(256));
+        let mut context = Context::new(&tiny(numbers.weights()), &settings).unwrap();
         let sequence = context.new_sequence().unwrap();
         Self { context, sequence, done: Vec::new(), known: HashMap::new() }
     }
@@ -147,6 +197,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// A context, its sequences, and what they should hold.
 struct Machine<'oracle> {
+    numbers: Numbers,
     layout: KvLayout,
     context: Context,
     live: Vec<(Sequence, History)>,
@@ -155,8 +206,9 @@ struct Machine<'oracle> {
 }
 
 impl<'oracle> Machine<'oracle> {
-    fn new(layout: KvLayout, oracle: &'oracle mut Oracle) -> Self {
-        Self { layout, context: context(layout), live: Vec::new(), cells: 0, oracle }
+    fn new(numbers: Numbers, layout: KvLayout, oracle: &'oracle mut Oracle) -> Self {
+        let context = Context::new(&tiny(numbers.weights()), &numbers.settings(settings(layout))).unwrap();
+        Self { numbers, layout, context, live: Vec::new(), cells: 0, oracle }
     }
 
     fn run(&mut self, op: &Op) {
@@ -279,29 +331,20 @@ impl<'oracle> Machine<'oracle> {
         }
         let got = self.context.decode(&mut batch).unwrap();
         for (slot, steps) in outputs {
-            // A shift rotates keys that were rounded to 16 bits, once for each decode of whichever sequence.
+            let (got, want) = (got.get(slot).unwrap(), self.oracle.logits(&steps));
             let shifted = steps.iter().any(|step| matches!(step, Step::Shift(_)));
-            let most = if shifted { SHIFTED } else { 1e-6 };
-            assert_equal(got.get(slot).unwrap(), self.oracle.logits(&steps), most, "against one step at a time");
+            match self.numbers.tolerance(self.layout, shifted) {
+                None => assert!(got == want, "not bit for bit, error {:e}", nmse(got, want)),
+                Some(most) => assert_equal(got, want, most, "against one step at a time"),
+            }
         }
     }
 }
 
-/// What rounding keys once more may cost.
-const SHIFTED: f64 = 1e-5;
-
 /// Runs a program, and then has every sequence say what it remembers.
-fn run_program(layout: KvLayout, program: &[Op]) {
-    // The oracle remembers what it computed for earlier programs.
-    static ORACLE: Mutex<Option<Oracle>> = Mutex::new(None);
-    let mut oracle = ORACLE.lock().unwrap_or_else(|poisoned| {
-        // A comparison failed while it was held: what it knows is right all the same, but it may be half way.
-        let mut oracle = poisoned.into_inner();
-        *oracle = None;
-        ORACLE.clear_poison();
-        oracle
-    });
-    let mut machine = Machine::new(layout, oracle.get_or_insert_with(Oracle::new));
+fn run_program(numbers: Numbers, layout: KvLayout, program: &[Op]) {
+    let mut oracle = Oracle::new(numbers);
+    let mut machine = Machine::new(numbers, layout, &mut oracle);
     for op in program {
         machine.run(op);
     }
@@ -311,13 +354,21 @@ fn run_program(layout: KvLayout, program: &[Op]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 400,
+        max_shrink_iters: 500,
+        // The smallest program that fails is printed.
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
-    /// Any program of memory operations and decodes, on split and unified cells, against the naive memory.
+    /// Any program of memory operations and decodes, against the naive memory.
     #[test]
-    fn random_programs(program in prop::collection::vec(op(), 1..30)) {
+    fn random_programs(program in prop::collection::vec(op(), 1..40)) {
+        run_program(Numbers::Q8_0, KvLayout::Split, &program);
         for layout in LAYOUTS {
-            run_program(layout, &program);
+            run_program(Numbers::F32, layout, &program);
+            run_program(Numbers::F16, layout, &program);
         }
     }
 }
@@ -328,7 +379,7 @@ proptest! {
 fn in_one_layer_a_shift_is_forgetting() {
     let one_layer = model(&Llama { layers: 1, ..Llama::tiny() }, Weights::F32, 5);
     for layout in LAYOUTS {
-        let settings = settings(layout).kv_type(KvType::F32);
+        let settings = Numbers::F32.settings(settings(layout));
         let text = prompt(1, 40);
         for discard in [0..1, 0..39, 1..2, 7..30, 38..39] {
             let stays = [&text[..discard.start as usize], &text[discard.end as usize..]].concat();
@@ -339,7 +390,7 @@ fn in_one_layer_a_shift_is_forgetting() {
             context.shift(&sequence, discard.clone()).unwrap();
             assert_eq!(context.span(&sequence).unwrap(), 0..stays.len() as u32);
             let got = decode(&mut context, &sequence, &more);
-            assert_equal(&got, want.last().unwrap(), 1e-6, &format!("{layout:?}, without {discard:?}"));
+            assert_equal(&got, want.last().unwrap(), 1e-9, &format!("{layout:?}, without {discard:?}"));
         }
     }
 }
@@ -369,8 +420,8 @@ fn a_shift_commutes_with_forks() {
     context.shift(&fork, 4..14).unwrap();
     assert_eq!(decode(&mut context, &fork, &more), want, "forked, then shifted");
     assert_eq!(context.span(&sequence).unwrap(), 0..30, "the first has not moved");
-    let whole = alone(&tiny(Weights::F16), &settings(KvLayout::Split), &[text.clone(), more.clone()].concat());
-    assert_equal(&decode(&mut context, &sequence, &more), whole.last().unwrap(), 1e-6, "nor changed");
+    let whole = self::want(KvLayout::Split, &[text.clone(), more.clone()].concat());
+    assert_equal(&decode(&mut context, &sequence, &more), &whole, 1e-9, "nor changed");
 
     let (mut context, sequence) = fresh();
     let fork = context.fork(&sequence).unwrap();
@@ -412,7 +463,7 @@ fn shared_cells_do_not_shift() {
     let mut other = self::context(KvLayout::Unified);
     let sequence = sequence_of(&mut other, &text);
     other.shift(&sequence, 2..5).unwrap();
-    assert_equal(&got, &decode(&mut other, &sequence, &prompt(2, 4)), 1e-6, "after the relatives are gone");
+    assert_equal(&got, &decode(&mut other, &sequence, &prompt(2, 4)), 1e-9, "after the relatives are gone");
 
     // An empty fork shares nothing.
     let empty = context.fork_prefix(&first, 0).unwrap();
@@ -465,8 +516,8 @@ fn what_is_not_there_is_refused_with_numbers() {
         assert_eq!(other.shift(&sequence, 0..1), Err(foreign.into()));
 
         // Through all of it nothing was lost.
-        let want = alone(&tiny(Weights::F16), &settings(layout), &[text, prompt(2, 2)].concat());
-        assert_equal(&decode(&mut context, &sequence, &prompt(2, 2)), want.last().unwrap(), 1e-6, "afterwards");
+        let want = want(layout, &[text, prompt(2, 2)].concat());
+        assert_equal(&decode(&mut context, &sequence, &prompt(2, 2)), &want, 1e-9, "afterwards");
     }
 }
 

@@ -279,13 +279,10 @@ unsafe extern "C" fn on_abort_check(data: *mut c_void) -> bool {
     if abort.deferred.load(Ordering::Relaxed) {
         return false;
     }
-    match abort.checks_left.load(Ordering::Relaxed) {
-        NEVER => false,
-        0 => true,
-        left => {
-            abort.checks_left.store(left - 1, Ordering::Relaxed);
-            false
-        }
+    let one_less = |left| (left > 0).then(|| left - 1);
+    match abort.checks_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) {
+        Ok(_) => false,
+        Err(left) => left != NEVER,
     }
 }
 

@@ -31,6 +31,9 @@ impl fmt::Debug for Outputs<'_> {
 
 impl Context {
     /// The outputs of the last computation; `None` before the first, and after one that failed.
+    ///
+    /// A batch that is refused before it is computed (empty, of another context, with a stale sequence) leaves them as
+    /// they are.
     #[must_use]
     pub fn outputs(&self) -> Option<Outputs<'_>> {
         self.last.map(|_| Outputs::new(self))

@@ -83,7 +83,8 @@ pub enum KvType {
     /// 16 bits each.
     #[default]
     F16,
-    /// 32 bits each.
+    /// 32 bits each. The CPU's fused attention rounds them to 16 while it computes:
+    /// [`FlashAttention::Off`] keeps them.
     F32,
 }
 

@@ -18,7 +18,8 @@ pub fn root() -> PathBuf {
 pub fn target() -> Result<PathBuf> {
     let program = env::current_exe().context("where this program is")?;
     // cargo marks the root of a target directory with this file, whichever triple and profile lie between.
-    let marked = program.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file());
+    // The outermost one counts: that is where llama-sys keeps its C++ builds.
+    let marked = program.ancestors().filter(|folder| folder.join("CACHEDIR.TAG").is_file()).last();
     Ok(marked.map_or_else(|| root().join("target"), Path::to_path_buf))
 }
 

@@ -33,7 +33,9 @@ pub fn run() -> Result<ExitCode> {
         missing
     })?;
     let target = cargo::target()?.join("leaks");
-    progress::watch(test(&target, &["--no-run"])?, "Building the tests for valgrind", Some(Watch::new(&target)))?;
+    // llama.cpp's builds are together in the outer one, told apart by their configuration.
+    let watch = Watch::new(&cargo::target()?);
+    progress::watch(test(&target, &["--no-run"])?, "Building the tests for valgrind", Some(watch))?;
     say("Running the tests under valgrind; this takes its time");
     let mut command = test(&target, &["--no-fail-fast", "--", "--test-threads=1"])?;
     // cargo starts every test program through this one.

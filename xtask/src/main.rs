@@ -52,8 +52,8 @@ enum Task {
     Test,
     /// Run the tests under valgrind and fail on any memory leaked or misused (Linux).
     ///
-    /// Builds llama.cpp a second time, into target/leaks, with the feature `portable`: valgrind does not know the
-    /// newest instructions of the processor. Tests see LEAK_CHECK=1 and may do fewer rounds of the same thing.
+    /// Builds into target/leaks, and llama.cpp a second time with the feature `portable`: valgrind does not know the newest
+    /// instructions of the processor. Tests see LEAK_CHECK=1 and may do fewer rounds of the same thing.
     Leaks,
 }
 
