@@ -6,3 +6,10 @@ mod oracle;
 
 pub use models::{encoder, model, params, tiny};
 pub use oracle::{alone, assert_equal, best, decode_alone, exact_params, nmse, prompt, still_works};
+
+/// Whether a checker of every memory access runs the tests (`cargo xtask leaks` sets `LEAK_CHECK=1`): some fifty times
+/// slower, and content with one case of each kind, so that loops may be short.
+#[must_use]
+pub fn is_leak_check() -> bool {
+    std::env::var_os("LEAK_CHECK").is_some_and(|value| value == "1")
+}

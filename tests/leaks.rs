@@ -5,7 +5,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use batch_suite::{params, tiny};
+use batch_suite::{is_leak_check, params, tiny};
 use fixtures::{Llama, Weights};
 use llama_safe::{Context, ContextParams, LoadError, Model, ModelParams, Token};
 
@@ -16,12 +16,6 @@ const ALLOWED: i64 = 4 << 20;
 fn alone_in_the_process() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether a leak checker watches. It finds what is lost by itself, and its own bookkeeping grows with every allocation,
-/// so that resident memory says nothing then; and it is too slow for loops that a figure needs.
-fn watched() -> bool {
-    std::env::var_os("LEAK_CHECK").is_some_and(|value| value == "1")
 }
 
 /// Resident memory, bytes. `None` where the system has no such file.
@@ -47,7 +41,7 @@ fn stays_flat(what: &str, cycles: u32, mut cycle: impl FnMut(u32)) {
     println!(
         "{what}: {cycles} cycles, resident {before} bytes after {warm}, {after} at the end, growth {growth} bytes"
     );
-    assert!(watched() || growth <= ALLOWED, "{what}: resident memory grew by {growth} bytes");
+    assert!(is_leak_check() || growth <= ALLOWED, "{what}: resident memory grew by {growth} bytes");
 }
 
 fn small() -> ContextParams {
@@ -58,7 +52,7 @@ fn small() -> ContextParams {
 fn batches() {
     let _alone = alone_in_the_process();
     let mut context = Context::new(&tiny(Weights::F16), &small()).unwrap();
-    stays_flat("batch and sequence", if watched() { 50 } else { 10_000 }, |cycle| {
+    stays_flat("batch and sequence", if is_leak_check() { 50 } else { 10_000 }, |cycle| {
         let sequence = context.new_sequence().unwrap();
         let mut batch = context.new_batch();
         let slot = batch.push_output(&sequence, Token(cycle as i32 % 500)).unwrap();
@@ -75,7 +69,7 @@ fn batches() {
 fn contexts() {
     let _alone = alone_in_the_process();
     let model = tiny(Weights::F16);
-    stays_flat("context", if watched() { 3 } else { 200 }, |cycle| {
+    stays_flat("context", if is_leak_check() { 3 } else { 200 }, |cycle| {
         let mut context = Context::new(&model, &small().sequences(2)).unwrap();
         let sequence = context.new_sequence().unwrap();
         let mut batch = context.new_batch();
@@ -95,7 +89,7 @@ fn models() {
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("leaks.gguf");
     std::fs::write(&path, &gguf).unwrap();
     let settings = ModelParams::default();
-    stays_flat("model, loaded, refused, cancelled", if watched() { 3 } else { 100 }, |cycle| {
+    stays_flat("model, loaded, refused, cancelled", if is_leak_check() { 3 } else { 100 }, |cycle| {
         assert!(Model::load(&path, &settings).is_ok());
         assert!(Model::from_bytes(&gguf, &settings).is_ok());
         let cut = gguf.len() * (cycle as usize % 9 + 1) / 10;

@@ -355,7 +355,7 @@ fn run_program(numbers: Numbers, layout: KvLayout, program: &[Op]) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 400,
+        cases: if batch_suite::is_leak_check() { 3 } else { 400 },
         max_shrink_iters: 500,
         // The smallest program that fails is printed.
         failure_persistence: None,

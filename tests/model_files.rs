@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use batch_suite::{exact_params, still_works};
+use batch_suite::{exact_params, is_leak_check, still_works};
 use fixtures::{Llama, Weights};
 use llama_safe::{Context, LoadError, LoadMode, Model, ModelParams};
 use proptest::prelude::*;
@@ -82,7 +82,11 @@ fn truncated_files() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: if is_leak_check() { 10 } else { 200 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     /// A model that is cut anywhere is refused; most cuts of few bytes are in its metadata.
     #[test]

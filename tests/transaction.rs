@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use batch_suite::{assert_equal, encoder, model, params, prompt, tiny};
+use batch_suite::{assert_equal, encoder, is_leak_check, model, params, prompt, tiny};
 use fixtures::{Llama, Weights};
 use llama_safe::{
     Batch, Context, ContextParams, DecodeError, FlashAttention, KvLayout, KvType, OutputSlot, Sequence, Token,
@@ -71,20 +71,21 @@ fn assert_all_equal(got: &[Vec<f32>], want: &[Vec<f32>], what: &str) {
 }
 
 /// Aborts a decode of `sequences` at one place after the other, from its first operation to its last, and each time does
-/// it again unhindered. Returns how many places there were.
+/// it again unhindered. Returns the last place, as a count of operations.
 fn abort_everywhere(context: &mut Context, sequences: &[&Sequence], want: &[Vec<f32>]) -> u32 {
     let before = lengths(sequences);
     let abort = context.abort_handle();
     let mut batch = context.new_batch();
-    let mut places = 0;
-    for checks in 0.. {
+    let mut last = 0;
+    // A checker of memory sees each kind of node abort in a fraction of them.
+    for checks in (0..).step_by(if is_leak_check() { 37 } else { 1 }) {
         let slots = fill(&mut batch, sequences);
         abort.abort_after(checks);
         match context.decode(&mut batch).map(drop) {
             Err(DecodeError::Aborted { damaged }) => {
                 assert_eq!(damaged, [], "aborted after {checks} checks");
                 assert_untouched(context, sequences, &before, &batch);
-                places += 1;
+                last = checks;
                 abort.reset();
                 context.decode(&mut batch).expect("the same batch, unhindered");
             }
@@ -102,7 +103,7 @@ fn abort_everywhere(context: &mut Context, sequences: &[&Sequence], want: &[Vec<
             context.truncate(sequence, *length).unwrap();
         }
     }
-    places
+    last
 }
 
 #[test]
@@ -116,10 +117,10 @@ fn an_abort_anywhere_leaves_no_trace() {
 
         let (mut context, owned) = filled(layout);
         let sequences: Vec<&Sequence> = owned.iter().collect();
-        let places = abort_everywhere(&mut context, &sequences, &want);
+        let last = abort_everywhere(&mut context, &sequences, &want);
         // Eight micro-batches of two layers at least, each layer of more than ten operations.
-        println!("{layout:?}: aborted at {places} places");
-        assert!(places > 160, "{layout:?}: only {places} places");
+        println!("{layout:?}: aborted at up to {last} operations");
+        assert!(last > 160, "{layout:?}: only {last} operations");
     }
 }
 
