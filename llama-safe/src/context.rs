@@ -177,7 +177,8 @@ fn raw_params(params: &ContextParams, asked: &limits::Asked, abort: &Arc<Abort>)
     // SAFETY: returns a plain value.
     let mut raw = unsafe { sys::llama_context_default_params() };
     raw.n_ctx = asked.context_tokens;
-    raw.n_batch = asked.batch_tokens;
+    // llama.cpp cuts it itself with causal attention; a batch larger than the context serves nobody without it either.
+    raw.n_batch = asked.batch_tokens.min(asked.context_tokens);
     raw.n_ubatch = asked.micro_batch_tokens;
     raw.n_seq_max = asked.sequences;
     // Checked to be at most GGML_MAX_N_THREADS.

@@ -188,9 +188,8 @@ pub(crate) fn check(asked: &Asked, max_sequences: u32, max_threads: u32) -> Resu
             return Err(ContextError::TooLarge { what, got: got.into(), max: MAX_CONTEXT_TOKENS.into() });
         }
     }
-    // With causal attention llama.cpp cuts the batch to the context (llama-context.cpp:241), and the first
+    // The batch is cut to the context (llama-context.cpp:241, and here where that does not), and the first
     // output buffer asserts that a batch has room for every sequence (llama-context.cpp:2275).
-    // Without causal attention it does not cut; a batch larger than the context serves nobody there either.
     let batch_tokens = asked.batch_tokens.min(asked.context_tokens);
     if batch_tokens < asked.sequences {
         return Err(ContextError::BatchSmallerThanSequences { batch_tokens, sequences: asked.sequences });

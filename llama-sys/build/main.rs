@@ -16,10 +16,8 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            // `cargo::error` is the one line that cargo shows without the build script's whole output.
-            for line in message.lines() {
-                println!("cargo::error={line}");
-            }
+            // cargo shows what a failed build script wrote, once: `cargo::error` would have it twice.
+            eprintln!("{message}");
             ExitCode::FAILURE
         }
     }
@@ -27,14 +25,15 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), String> {
     let config = config::Config::from_environment()?;
-    config.watch_inputs();
+    // Before anything else is printed, so that the message stands alone.
     require_tools(&config)?;
+    config.watch_inputs();
     let source = source::find(&config)?;
     let tree = native::Tree::open(&config, &source)?;
     if !config.documentation_only {
         native::build(&config, &source, &tree);
         guard::build(&source);
-        native::link(&config, &tree);
+        native::link(&config, &tree)?;
     }
     bindings::generate(&config, &source, &tree)
 }

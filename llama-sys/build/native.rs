@@ -72,22 +72,25 @@ pub fn build(config: &Config, source: &Path, tree: &Tree) {
     cmake.build();
 }
 
-/// Tells cargo which libraries a program needs.
-pub fn link(config: &Config, tree: &Tree) {
+/// Tells cargo which libraries a program needs, and where they are.
+pub fn link(config: &Config, tree: &Tree) -> Result<(), String> {
     let kind = match config.linkage {
         Linkage::Static => "static",
         Linkage::Shared => "dylib",
     };
     let build = tree.folder.join("build");
-    for folder in ["src", "ggml/src", "bin"] {
-        println!("cargo::rustc-link-search=native={}", build.join(folder).display());
+    if config.linkage == Linkage::Shared {
+        search(&beside_the_program(config, &build.join("bin"))?);
+    }
+    for folder in ["src", "ggml/src"] {
+        search(&build.join(folder));
     }
     let mut backends = vec!["ggml-cpu".to_owned()];
     for (name, folder) in
         [("blas", "blas"), ("cuda", "cuda"), ("vulkan", "vulkan"), ("metal", "metal"), ("rocm", "hip"), ("rpc", "rpc")]
     {
         if config.has(name) {
-            println!("cargo::rustc-link-search=native={}", build.join(format!("ggml/src/ggml-{folder}")).display());
+            search(&build.join(format!("ggml/src/ggml-{folder}")));
             backends.push(format!("ggml-{folder}"));
         }
     }
@@ -98,6 +101,31 @@ pub fn link(config: &Config, tree: &Tree) {
     }
     println!("cargo::rustc-link-lib={kind}=ggml-base");
     link_system_libraries(config);
+    Ok(())
+}
+
+fn search(folder: &Path) {
+    println!("cargo::rustc-link-search=native={}", folder.display());
+}
+
+/// Copies the shared libraries into cargo's output folder, and returns where they are there.
+///
+/// `cargo run` and `cargo test` let a program find shared libraries that lie under its profile's folder, which the tree
+/// that all profiles share does not.
+fn beside_the_program(config: &Config, libraries: &Path) -> Result<PathBuf, String> {
+    let folder = config.out_dir.join("shared");
+    let copy = || -> std::io::Result<()> {
+        fs::create_dir_all(&folder)?;
+        for entry in fs::read_dir(libraries)? {
+            let library = entry?.path();
+            if let Some(name) = library.file_name().filter(|_| library.is_file()) {
+                fs::copy(&library, folder.join(name))?;
+            }
+        }
+        Ok(())
+    };
+    copy().map_err(|error| format!("llama.cpp's shared libraries in {}: {error}", libraries.display()))?;
+    Ok(folder)
 }
 
 fn link_system_libraries(config: &Config) {
