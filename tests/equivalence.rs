@@ -100,10 +100,6 @@ fn matrix(weights: Weights, layout: KvLayout) {
     for &sequences in counts {
         for &size in sizes {
             for micro_batch in [(size / 2).max(1), size, 2 * size] {
-                // One token at a time with 64 sequences is the oracle again, and slow.
-                if sequences == 64 && size < 7 {
-                    continue;
-                }
                 let mut context = Context::new(&model, &params(layout, sequences, micro_batch)).expect("a context");
                 let mut feeds: Vec<Feed> = texts[..sequences as usize]
                     .iter()
