@@ -2,7 +2,8 @@
 //!
 //! No program in safe Rust against this crate can make llama.cpp abort, segfault, throw into Rust, touch memory out of
 //! bounds, or compute something else than what was asked. It gets a typed error with the numbers to act on, and the
-//! context goes on working.
+//! context goes on working. Two things are outside of that: a model file made to mislead (absurd counts in its metadata can
+//! end the process while it is loaded), and memory that the machine does not have.
 //!
 //! # One call, several sequences
 //!
