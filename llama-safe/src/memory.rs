@@ -206,8 +206,11 @@ impl Context {
     /// llama.cpp removes cells without asking (llama-kv-cache-iswa.cpp:112), and computes with the hole.
     pub(crate) fn can_go_back(&self, lease: &Lease, length: u32) -> bool {
         let window = self.model().sliding_window();
+        if window == 0 || length == 0 {
+            return true;
+        }
         let start = self.positions(lease).start;
-        window == 0 || length == 0 || start == 0 || start.saturating_add(window) <= length
+        start == 0 || start.saturating_add(window) <= length
     }
 
     /// [`span`](Self::span) of a lease that was checked.

@@ -54,7 +54,6 @@ pub fn build(config: &Config, source: &Path, tree: &Tree) {
         .profile("Release")
         // Flags that follow cargo's profile would rebuild everything when the profile changes.
         .no_default_flags(true)
-        .always_configure(false)
         .build_target("llama")
         .define("CMAKE_POSITION_INDEPENDENT_CODE", "ON")
         .define("BUILD_SHARED_LIBS", on(config.linkage == Linkage::Shared))
