@@ -4,7 +4,7 @@
 mod models;
 mod oracle;
 
-pub use models::{encoder, model, params, tiny};
+pub use models::{encoder, family, model, params, tiny};
 pub use oracle::{alone, assert_equal, best, decode_alone, exact_params, nmse, prompt, still_works};
 
 /// Whether a checker of every memory access runs the tests (`cargo xtask leaks` sets `LEAK_CHECK=1`): some fifty times

@@ -1,8 +1,9 @@
 //! Models of our own making, each made once in a process.
 
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use fixtures::{Bert, Llama, Weights};
+use fixtures::{Bert, Family, Llama, Weights};
 use llama_safe::{ContextParams, Model, ModelParams};
 
 /// A model of any shape.
@@ -43,6 +44,23 @@ pub fn encoder() -> Model {
             Model::from_bytes(&gguf, &ModelParams::default()).expect("a model that llama.cpp loads")
         })
         .clone()
+}
+
+/// The small model of a family, with weights of seed 1.
+///
+/// # Panics
+///
+/// If llama.cpp refuses it.
+#[must_use]
+pub fn family(family: Family, weights: Weights) -> Model {
+    static MODELS: Mutex<Option<HashMap<(Family, Weights), Model>>> = Mutex::new(None);
+    let mut models = MODELS.lock().unwrap_or_else(PoisonError::into_inner);
+    let models = models.get_or_insert_default();
+    let made = models.entry((family, weights)).or_insert_with(|| {
+        let gguf = family.gguf(weights, 1).expect("a shape that holds together");
+        Model::from_bytes(&gguf, &ModelParams::default()).expect("a model that llama.cpp loads")
+    });
+    made.clone()
 }
 
 /// Parameters for tests on tiny models: one thread, since more only wait for each other, and cargo runs several tests.
