@@ -30,8 +30,10 @@ impl Tree {
             lock.lock()?;
             Ok(lock)
         };
-        let lock = open().map_err(|error| format!("{}: {error}", folder.display()))?;
-        Ok(Self { folder, _lock: lock })
+        let failed = |error| format!("{}: {error}", folder.display());
+        let lock = open().map_err(failed)?;
+        // CMake compares names: the same folder by another name (a link) would be configured and built anew.
+        Ok(Self { folder: folder.canonicalize().map_err(failed)?, _lock: lock })
     }
 }
 
