@@ -10,3 +10,73 @@ use fixtures::Family;
 fn llama_batch_equals_single() {
     equivalence::batch_equals_single(Family::Llama);
 }
+
+#[test]
+fn qwen2_batch_equals_single() {
+    equivalence::batch_equals_single(Family::Qwen2);
+}
+
+#[test]
+fn qwen3_batch_equals_single() {
+    equivalence::batch_equals_single(Family::Qwen3);
+}
+
+#[test]
+fn moe_batch_equals_single() {
+    equivalence::batch_equals_single(Family::Moe);
+}
+
+#[test]
+fn gemma_batch_equals_single() {
+    equivalence::batch_equals_single(Family::Gemma);
+}
+
+#[test]
+fn mamba_batch_equals_single() {
+    equivalence::batch_equals_single(Family::Mamba);
+}
+
+#[test]
+fn hybrid_batch_equals_single() {
+    equivalence::batch_equals_single(Family::Hybrid);
+}
+
+#[test]
+fn llama_remembers_its_first_token() {
+    equivalence::remembers_its_first_token(Family::Llama);
+}
+
+#[test]
+fn qwen2_remembers_its_first_token() {
+    equivalence::remembers_its_first_token(Family::Qwen2);
+}
+
+#[test]
+fn qwen3_remembers_its_first_token() {
+    equivalence::remembers_its_first_token(Family::Qwen3);
+}
+
+#[test]
+fn moe_remembers_its_first_token() {
+    equivalence::remembers_its_first_token(Family::Moe);
+}
+
+#[test]
+fn gemma_remembers_its_first_token() {
+    equivalence::remembers_its_first_token(Family::Gemma);
+}
+
+#[test]
+fn mamba_remembers_its_first_token() {
+    equivalence::remembers_its_first_token(Family::Mamba);
+}
+
+#[test]
+fn hybrid_remembers_its_first_token() {
+    equivalence::remembers_its_first_token(Family::Hybrid);
+}
+
+#[test]
+fn rwkv_remembers_its_first_token() {
+    equivalence::remembers_its_first_token(Family::Rwkv);
+}
