@@ -42,6 +42,11 @@ fn hybrid_batch_equals_single() {
 }
 
 #[test]
+fn rwkv_batch_equals_single() {
+    equivalence::batch_equals_single(Family::Rwkv);
+}
+
+#[test]
 fn llama_remembers_its_first_token() {
     equivalence::remembers_its_first_token(Family::Llama);
 }
