@@ -1,10 +1,13 @@
 //! What each family of models does in a batch. Every test is named after its family first, so that
 //! `cargo test --test families mamba` runs one family; what is tested stands in `families/`.
 
+#[path = "families/embeddings.rs"]
+mod embeddings;
 #[path = "families/equivalence.rs"]
 mod equivalence;
 
 use fixtures::Family;
+use llama_safe::Pooling;
 
 #[test]
 fn llama_batch_equals_single() {
@@ -84,4 +87,19 @@ fn hybrid_remembers_its_first_token() {
 #[test]
 fn rwkv_remembers_its_first_token() {
     equivalence::remembers_its_first_token(Family::Rwkv);
+}
+
+#[test]
+fn llama_embeddings_equal_single() {
+    embeddings::batch_equals_single(Family::Llama, &[Pooling::Last, Pooling::Mean, Pooling::None]);
+}
+
+#[test]
+fn bert_embeddings_equal_single() {
+    embeddings::batch_equals_single(Family::Bert, &[Pooling::Mean, Pooling::Cls, Pooling::None]);
+}
+
+#[test]
+fn reranker_scores_equal_single() {
+    embeddings::scores_equal_single(Family::Reranker);
 }

@@ -99,7 +99,7 @@ impl Context {
         let memory = NonNull::new(unsafe { sys::llama_get_memory(raw.as_ptr()) });
         let limits = read_limits(raw, memory.is_some(), model, params);
         let id = ContextId::next();
-        Ok(Self {
+        let context = Self {
             raw,
             memory,
             id,
@@ -112,7 +112,29 @@ impl Context {
             limits,
             abort,
             model: model.clone(),
+        };
+        context.check_classifier()?;
+        Ok(context)
+    }
+
+    /// llama.cpp reads the scores of sequence `i` at `i * n_cls_out`, whatever the head leaves for each
+    /// (llama-context.cpp:1613): of a file without a head, other numbers of the first sequence.
+    fn check_classifier(&self) -> Result<(), ContextError> {
+        let limits = &self.limits;
+        if !limits.has_embeddings() || limits.pooling() != Pooling::Rank {
+            return Ok(());
+        }
+        let width = sys::guarded(0, |result, error| {
+            // SAFETY: the model lives, and the function only reads what loading settled.
+            unsafe { sys::guard_rank_width(result, error, self.model.as_ptr()) }
         })
+        .map_err(|reason| ContextError::Rejected { reason })?;
+        if width == i64::from(limits.output_width()) {
+            Ok(())
+        } else {
+            let width = u32::try_from(width).unwrap_or(u32::MAX);
+            Err(ContextError::NoClassifier { scores: limits.output_width(), width })
+        }
     }
 
     /// The numbers that hold for this context.

@@ -121,6 +121,17 @@ pub enum ContextError {
         /// What is missing.
         reason: &'static str,
     },
+    /// A reranker without a head of as many outputs as it claims to have scores: llama.cpp would read other numbers.
+    #[error(
+        "this reranker has {scores} scores for each text, but its head leaves {width} numbers: \
+         the file lacks its classification head, ask for another pooling"
+    )]
+    NoClassifier {
+        /// Scores that llama.cpp would read.
+        scores: u32,
+        /// Numbers that the model computes.
+        width: u32,
+    },
     /// llama.cpp could not make the context, for want of memory as a rule.
     #[error("llama.cpp cannot make this context: {reason}")]
     Rejected {
@@ -450,4 +461,93 @@ pub enum SamplingError {
     /// Every token is forbidden.
     #[error("every token's logit is minus infinity: nothing can be chosen")]
     NothingAllowed,
+}
+
+/// Why texts were not embedded, or documents not ranked. The embedder can be used again.
+#[derive(Debug, Error, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum EmbedError {
+    /// The context for it was not made.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// A text was not tokenized.
+    #[error("text {text}: {source}")]
+    Vocab {
+        /// Which of the texts or documents.
+        text: usize,
+        /// Why.
+        source: VocabError,
+    },
+    /// The vocabulary lacks what every text or query needs.
+    #[error(transparent)]
+    Vocabulary(#[from] VocabError),
+    /// There is nothing in it, or nothing that the vocabulary has tokens for.
+    #[error("text {text} has no tokens: leave it out")]
+    Empty {
+        /// Which of the texts or documents.
+        text: usize,
+    },
+    /// A query without tokens.
+    #[error("the query has no tokens")]
+    EmptyQuery,
+    /// It does not fit into one batch, and pooling a part of it would be pooling another text.
+    #[error(
+        "text {text} has {tokens} tokens, at most {limit} are computed at once: \
+         cut it, or raise batch_tokens as far as the model has positions"
+    )]
+    TooLong {
+        /// Which of the texts or documents.
+        text: usize,
+        /// Its tokens, with those that the vocabulary adds; of a document, with the query's.
+        tokens: usize,
+        /// The most.
+        limit: u32,
+    },
+    /// The model has no such token.
+    #[error("text {text}: token {token} is not in the vocabulary of {vocabulary} tokens")]
+    TokenOutOfRange {
+        /// Which of the texts.
+        text: usize,
+        /// The token's id.
+        token: i32,
+        /// Tokens of the vocabulary.
+        vocabulary: u32,
+    },
+    /// An embedding that is not a number throughout.
+    #[error("number {index} of the embedding of text {text} is {value}: the model's computation has failed")]
+    NotFinite {
+        /// Which of the texts or documents.
+        text: usize,
+        /// Which number.
+        index: usize,
+        /// What it is.
+        value: f32,
+    },
+    /// A model that scores pairs.
+    #[error("this model ranks documents for a query: use Reranker, or ask for another pooling than the model's")]
+    IsReranker,
+    /// A model that does not score pairs.
+    #[error("this model does not rank: its pooling is not by rank, use Embedder")]
+    NotReranker,
+    /// Nothing tells query and document apart.
+    #[error(
+        "this vocabulary puts no token between query and document, and the model has no template for them: \
+         join them yourself and use scores_of_tokens()"
+    )]
+    NoSeparator,
+    /// The texts did not go into a batch, which the checks made before should have prevented.
+    #[error(transparent)]
+    Push(#[from] PushError),
+    /// A batch was not computed. What it holds is lost; the next call begins with empty sequences.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// An output was not found, which the checks made before should have prevented.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// A sequence was not emptied.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// A sequence was not leased.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
 }

@@ -49,9 +49,10 @@
 //!
 //! # What each module is for, from the ground up
 //!
-//! Errors and ids; the limits of a context; batch rows and sequence slots (both without `unsafe`); the start of
+//! Errors and ids; the limits of a context; batch rows, sequence slots and the packing of texts into batches (all without
+//! `unsafe`); the start of
 //! llama.cpp, its log, and parameters; model and vocabulary; context; sequences and their memory; batches and outputs;
-//! sampling. A module uses only those before it.
+//! sampling; embeddings and scores of many texts. A module uses only those before it.
 
 // Floor 1.
 mod error;
@@ -59,6 +60,7 @@ mod id;
 mod limits;
 // Floor 2.
 mod columns;
+mod packing;
 mod pool;
 mod rows;
 // Floor 3.
@@ -80,19 +82,26 @@ mod batch;
 mod outputs;
 // Floor 8.
 mod sampling;
+// Floor 9.
+mod embedder;
+// Floor 10.
+mod reranker;
 
 pub use backend::{Device, DeviceKind, devices, llama_cpp_version, system_info};
 pub use batch::Batch;
 pub use context::{AbortHandle, Context};
 pub use detokenizer::Detokenizer;
+pub use embedder::{Embedder, EmbedderParams, Embeddings};
 pub use error::{
-    ContextError, DecodeError, LoadError, MemoryError, OutputError, PushError, SamplingError, SequenceError, VocabError,
+    ContextError, DecodeError, EmbedError, LoadError, MemoryError, OutputError, PushError, SamplingError,
+    SequenceError, VocabError,
 };
 pub use id::{OutputSlot, SeqId, Token};
 pub use limits::{KvLayout, Limits, MemoryKind, Pooling};
 pub use model::Model;
 pub use outputs::Outputs;
 pub use params::{ContextParams, FlashAttention, KvType, LoadMode, ModelParams};
+pub use reranker::Reranker;
 pub use sampling::Sampler;
 pub use sequence::Sequence;
 pub use vocab::{Special, Vocab, VocabKind};

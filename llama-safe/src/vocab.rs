@@ -151,6 +151,13 @@ impl<'model> Vocab<'model> {
         unsafe { sys::llama_vocab_get_add_eos(self.raw()) }
     }
 
+    /// Whether the model expects a token between two texts that belong together, a query and a document.
+    #[must_use]
+    pub fn adds_sep(&self) -> bool {
+        // SAFETY: the vocabulary lives as long as the model.
+        unsafe { sys::llama_vocab_get_add_sep(self.raw()) }
+    }
+
     /// Cuts a text into tokens.
     ///
     /// # Errors
