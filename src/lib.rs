@@ -1,11 +1,13 @@
 //! What the tests in `tests/` and the benchmarks in `benches/` share: models to run on, and the oracle, which is
 //! inference of one token at a time.
 
+mod feed;
 mod models;
 mod oracle;
 
+pub use feed::{Feed, feed_all, feed_at_once};
 pub use models::{encoder, family, model, params, tiny};
-pub use oracle::{alone, assert_equal, best, decode_alone, exact_params, nmse, prompt, still_works};
+pub use oracle::{Same, alone, assert_equal, assert_same, best, decode_alone, exact_params, nmse, prompt, still_works};
 
 /// Whether a checker of every memory access runs the tests (`cargo xtask leaks` sets `LEAK_CHECK=1`): some fifty times
 /// slower, and content with one case of each kind, so that loops may be short.

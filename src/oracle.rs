@@ -86,6 +86,28 @@ pub fn assert_equal(got: &[f32], want: &[f32], most: f64, what: &str) {
     }
 }
 
+/// What counts as the same.
+#[derive(Clone, Copy, Debug)]
+pub enum Same {
+    /// Bit for bit.
+    Exactly,
+    /// As [`assert_equal`] says, with an error of at most this.
+    Within(f64),
+}
+
+/// Two rows of logits are the same, as far as they have to be.
+///
+/// # Panics
+///
+/// If they are not.
+#[track_caller]
+pub fn assert_same(got: &[f32], want: &[f32], same: Same, what: &str) {
+    match same {
+        Same::Exactly => assert!(got == want, "{what}: not bit for bit, error {:e}", nmse(got, want)),
+        Same::Within(most) => assert_equal(got, want, most, what),
+    }
+}
+
 /// Room for two sequences of 256 tokens, all in 32 bits, so that no rounding hides what a bad input leaves behind.
 #[must_use]
 pub fn exact_params() -> ContextParams {

@@ -1,38 +1,22 @@
 //! What a batch computes is what one token at a time computes, whoever else is in it.
 
-use batch_suite::{alone, assert_equal, model, prompt};
+use batch_suite::{Feed, Same, alone, assert_equal, assert_same, feed_all, model, prompt};
 use fixtures::{Llama, Weights};
-use llama_safe::{Context, ContextParams, KvLayout, Model, OutputSlot, PushError, Sequence, Token};
+use llama_safe::{Context, ContextParams, KvLayout, Model, PushError, Token};
 
 /// The tiny model with the small weights that the tolerances were measured with: sums of large ones round further apart.
 fn quiet(weights: Weights) -> Model {
     model(&Llama { deviation: 0.02, ..Llama::tiny() }, weights, 1)
 }
 
-/// What counts as the same.
-#[derive(Clone, Copy, Debug)]
-enum Same {
-    /// Bit for bit.
-    Exactly,
-    /// A normalised mean squared error of at most this.
-    Within(f64),
-}
-
-/// Split cells and quantised weights compute each row by itself, in one order: bit for bit. Elsewhere sums are grouped
-/// differently.
+/// Whole numbers add up to the same in any order, so that quantised weights make the same bits of the same row. Only attention
+/// is left, and its kernel: from 64 rows of a stream on ggml takes another (`GGML_FA_TILE_Q`), with its sums in other
+/// precision. A stream is a sequence where cells are split, and none here has as many rows; it is all of them where they are not.
 fn tolerance(weights: Weights, layout: KvLayout) -> Same {
     match (weights, layout) {
         (Weights::Q8_0, KvLayout::Split) => Same::Exactly,
         (Weights::F32 | Weights::F16, _) => Same::Within(1e-6),
         _ => Same::Within(1e-3),
-    }
-}
-
-#[track_caller]
-fn assert_same(got: &[f32], want: &[f32], same: Same, what: &str) {
-    match same {
-        Same::Exactly => assert!(got == want, "{what}: not bit for bit, error {:e}", batch_suite::nmse(got, want)),
-        Same::Within(most) => assert_equal(got, want, most, what),
     }
 }
 
@@ -48,40 +32,6 @@ fn params(layout: KvLayout, sequences: u32, micro_batch: u32) -> ContextParams {
         .kv_layout(layout)
         // More threads than tiny matrices have work for only wait for each other.
         .threads(1)
-}
-
-/// A sequence that is fed its text, whatever the batches are cut to.
-struct Feed {
-    sequence: Sequence,
-    text: Vec<Token>,
-    fed: usize,
-}
-
-/// Feeds all texts through shared batches of `size` tokens, taking from the sequences in turn, with an output for every
-/// token; calls `check(which, position, logits)` for each.
-fn feed_all(context: &mut Context, feeds: &mut [Feed], size: u32, mut check: impl FnMut(usize, usize, &[f32])) {
-    let mut batch = context.new_batch();
-    let mut turn = 0;
-    while feeds.iter().any(|feed| feed.fed < feed.text.len()) {
-        let mut slots: Vec<(OutputSlot, usize, usize)> = Vec::new();
-        while batch.len() < size && feeds.iter().any(|feed| feed.fed < feed.text.len()) {
-            let which = turn % feeds.len();
-            turn += 1;
-            let feed = &mut feeds[which];
-            // Now one token, now a chunk: decode and prefill in the same batch.
-            let most = [1, 5, 2, 9][turn % 4].min((size - batch.len()) as usize);
-            let chunk = most.min(feed.text.len() - feed.fed);
-            for _ in 0..chunk {
-                let slot = batch.push_output(&feed.sequence, feed.text[feed.fed]).expect("a token that fits");
-                slots.push((slot, which, feed.fed));
-                feed.fed += 1;
-            }
-        }
-        let outputs = context.decode(&mut batch).expect("a decode");
-        for (slot, which, position) in slots {
-            check(which, position, outputs.get(slot).expect("an output that was asked for"));
-        }
-    }
 }
 
 /// Texts of different lengths, 5 to 39 tokens.
@@ -101,10 +51,8 @@ fn matrix(weights: Weights, layout: KvLayout) {
         for &size in sizes {
             for micro_batch in [(size / 2).max(1), size, 2 * size] {
                 let mut context = Context::new(&model, &params(layout, sequences, micro_batch)).expect("a context");
-                let mut feeds: Vec<Feed> = texts[..sequences as usize]
-                    .iter()
-                    .map(|text| Feed { sequence: context.new_sequence().unwrap(), text: text.clone(), fed: 0 })
-                    .collect();
+                let mut feeds: Vec<Feed> =
+                    texts[..sequences as usize].iter().map(|text| Feed::new(&mut context, text)).collect();
                 feed_all(&mut context, &mut feeds, size, |which, position, got| {
                     let what = format!(
                         "{weights:?} {layout:?}, {sequences} sequences, batches of {size}, micro-batches of {micro_batch}, \

@@ -15,38 +15,8 @@ fn llama_batch_equals_single() {
 }
 
 #[test]
-fn qwen2_batch_equals_single() {
-    equivalence::batch_equals_single(Family::Qwen2);
-}
-
-#[test]
-fn qwen3_batch_equals_single() {
-    equivalence::batch_equals_single(Family::Qwen3);
-}
-
-#[test]
-fn moe_batch_equals_single() {
-    equivalence::batch_equals_single(Family::Moe);
-}
-
-#[test]
-fn gemma_batch_equals_single() {
-    equivalence::batch_equals_single(Family::Gemma);
-}
-
-#[test]
-fn mamba_batch_equals_single() {
-    equivalence::batch_equals_single(Family::Mamba);
-}
-
-#[test]
-fn hybrid_batch_equals_single() {
-    equivalence::batch_equals_single(Family::Hybrid);
-}
-
-#[test]
-fn rwkv_batch_equals_single() {
-    equivalence::batch_equals_single(Family::Rwkv);
+fn llama_quantised_batch_equals_single() {
+    equivalence::quantised_batch_equals_single(Family::Llama);
 }
 
 #[test]
@@ -55,8 +25,28 @@ fn llama_remembers_its_first_token() {
 }
 
 #[test]
+fn qwen2_batch_equals_single() {
+    equivalence::batch_equals_single(Family::Qwen2);
+}
+
+#[test]
+fn qwen2_quantised_batch_equals_single() {
+    equivalence::quantised_batch_equals_single(Family::Qwen2);
+}
+
+#[test]
 fn qwen2_remembers_its_first_token() {
     equivalence::remembers_its_first_token(Family::Qwen2);
+}
+
+#[test]
+fn qwen3_batch_equals_single() {
+    equivalence::batch_equals_single(Family::Qwen3);
+}
+
+#[test]
+fn qwen3_quantised_batch_equals_single() {
+    equivalence::quantised_batch_equals_single(Family::Qwen3);
 }
 
 #[test]
@@ -65,8 +55,28 @@ fn qwen3_remembers_its_first_token() {
 }
 
 #[test]
+fn moe_batch_equals_single() {
+    equivalence::batch_equals_single(Family::Moe);
+}
+
+#[test]
+fn moe_quantised_batch_equals_single() {
+    equivalence::quantised_batch_equals_single(Family::Moe);
+}
+
+#[test]
 fn moe_remembers_its_first_token() {
     equivalence::remembers_its_first_token(Family::Moe);
+}
+
+#[test]
+fn gemma_batch_equals_single() {
+    equivalence::batch_equals_single(Family::Gemma);
+}
+
+#[test]
+fn gemma_quantised_batch_equals_single() {
+    equivalence::quantised_batch_equals_single(Family::Gemma);
 }
 
 #[test]
@@ -75,13 +85,43 @@ fn gemma_remembers_its_first_token() {
 }
 
 #[test]
+fn mamba_batch_equals_single() {
+    equivalence::batch_equals_single(Family::Mamba);
+}
+
+#[test]
+fn mamba_quantised_batch_equals_single() {
+    equivalence::quantised_batch_equals_single(Family::Mamba);
+}
+
+#[test]
 fn mamba_remembers_its_first_token() {
     equivalence::remembers_its_first_token(Family::Mamba);
 }
 
 #[test]
+fn hybrid_batch_equals_single() {
+    equivalence::batch_equals_single(Family::Hybrid);
+}
+
+#[test]
+fn hybrid_quantised_batch_equals_single() {
+    equivalence::quantised_batch_equals_single(Family::Hybrid);
+}
+
+#[test]
 fn hybrid_remembers_its_first_token() {
     equivalence::remembers_its_first_token(Family::Hybrid);
+}
+
+#[test]
+fn rwkv_batch_equals_single() {
+    equivalence::batch_equals_single(Family::Rwkv);
+}
+
+#[test]
+fn rwkv_quantised_batch_equals_single() {
+    equivalence::quantised_batch_equals_single(Family::Rwkv);
 }
 
 #[test]

@@ -1,27 +1,140 @@
 //! A batch computes what one-at-a-time inference computes.
 
-use batch_suite::{alone, assert_equal, family, nmse, params, prompt};
+use batch_suite::{
+    Feed, Same, alone, assert_same, family, feed_all, feed_at_once, is_leak_check, nmse, params, prompt,
+};
 use fixtures::{Family, Weights};
-use llama_safe::Context;
+use llama_safe::{Context, ContextParams, FlashAttention, KvLayout, KvType, Token};
 
-/// Prompts of different lengths in one batch, each as if it were alone.
-pub fn batch_equals_single(which: Family) {
-    let model = family(which, Weights::F32);
-    let params = params().sequences(3).context_tokens(768);
-    let mut context = Context::new(&model, &params).expect("a context");
-    let mut batch = context.new_batch();
-    let prompts: Vec<_> = (0..3).map(|index| prompt(index, 5 + 3 * index)).collect();
-    let sequences: Vec<_> = prompts.iter().map(|_| context.new_sequence().expect("a sequence")).collect();
-    let slots: Vec<_> = sequences
-        .iter()
-        .zip(&prompts)
-        .map(|(sequence, prompt)| batch.prompt(sequence, prompt).expect("room"))
-        .collect();
-    let outputs = context.decode(&mut batch).expect("a decode");
-    for (prompt, slot) in prompts.iter().zip(slots) {
-        let want = alone(&model, &params, prompt).pop().expect("a row a token");
-        assert_equal(outputs.get(slot).expect("logits"), &want, 1e-6, which.name());
+/// How attention is computed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Attention {
+    /// All in 32 bits, one operation after the other: nothing is rounded that a test could hide behind.
+    Exact,
+    /// The default of a context: a fused kernel, on keys and values of 16 bits.
+    Fused,
+}
+
+/// One way to cut the work: sequences, tokens of a batch, tokens of a micro-batch.
+type Cut = (u32, u32, u32);
+
+/// Every number of sequences with a small and a large micro-batch, batches smaller, as large and larger than those.
+const CUTS: [Cut; 6] = [(1, 1, 16), (1, 32, 4), (2, 7, 16), (3, 7, 512), (8, 32, 4), (8, 32, 512)];
+
+/// Rows of a stream from which on ggml's fused attention is another kernel (`GGML_FA_TILE_Q`; `use_tiled` in
+/// `ggml-cpu/ops.cpp`): it adds up in 32 bits what the other adds up in 16.
+const TILE: u32 = 64;
+
+/// What a family has to agree to.
+///
+/// Quantised weights, bit for bit: their products are sums of whole numbers, and every other operation of every family (experts,
+/// convolutions, scans, states) makes a row from that row and its sequence, in one order, whatever stands beside it. Attention does so
+/// too where each sequence has its own cells; on shared cells the fused kernel goes through a sequence's cells in their order and
+/// skips the others, but a plain product adds up in lanes, and which lane a cell falls into depends on those others. And a
+/// micro-batch may be large enough for the other kernel. A value that is then rounded the other way moves the logits by up
+/// to 1e-3; with experts it may be another one that is picked.
+///
+/// Floats: the product of a matrix with one row is added up in another order than that with many. With all in 32 bits that is the
+/// only noise there is, but for Gemma: its GELU is read from a table of 16 bits. Both fused kernels round to 16 bits.
+fn tolerance(which: Family, weights: Weights, attention: Attention, layout: KvLayout, micro_batch: u32) -> Same {
+    let attends = !matches!(which, Family::Mamba | Family::Rwkv);
+    let other_kernel = attends && attention == Attention::Fused && micro_batch >= TILE;
+    let other_lanes = attends && attention == Attention::Exact && layout == KvLayout::Unified;
+    match weights {
+        Weights::Q8_0 | Weights::Q4_0 if !other_kernel && !other_lanes => Same::Exactly,
+        Weights::Q8_0 | Weights::Q4_0 if which == Family::Moe => Same::Within(0.5),
+        Weights::Q8_0 | Weights::Q4_0 => Same::Within(5e-3),
+        Weights::F32 if attention == Attention::Exact && which != Family::Gemma => Same::Within(1e-10),
+        Weights::F32 | Weights::F16 if !other_kernel => Same::Within(2e-6),
+        Weights::F32 | Weights::F16 => Same::Within(1e-5),
     }
+}
+
+fn context_params(attention: Attention, (sequences, _, micro_batch): Cut) -> ContextParams {
+    // The first prompt alone is longer than a tile, and all of them together are one batch.
+    let params = params().sequences(sequences).context_tokens(sequences * 256).batch_tokens(256);
+    let params = params.micro_batch_tokens(micro_batch);
+    match attention {
+        Attention::Exact => params.kv_type(KvType::F32).flash_attention(FlashAttention::Off),
+        Attention::Fused => params,
+    }
+}
+
+/// Texts of different lengths, and how much of each is its prompt: the first prompt is longer than a tile, the others are
+/// shorter or longer than the micro-batches.
+fn texts() -> Vec<(Vec<Token>, usize)> {
+    (0..9_u32)
+        .map(|index| {
+            if index == 0 {
+                (prompt(0, 72), 66)
+            } else {
+                (prompt(index, 20 + index * 13 % 31), 3 + index as usize * 5 % 17)
+            }
+        })
+        .collect()
+}
+
+/// All prompts in one batch with one output each; then the rest of the texts in turns, some a token at a time, some in chunks, with
+/// an output for every token; then a new text in the place of the first: each output is that of its text alone.
+fn life(which: Family, weights: Weights, attention: Attention, layout: KvLayout, cut: Cut, want: &[Vec<Vec<f32>>]) {
+    let (sequences, size, micro_batch) = cut;
+    let model = family(which, weights);
+    let same = tolerance(which, weights, attention, layout, micro_batch);
+    let check = |stage: &str, text: usize, position: usize, got: &[f32]| {
+        let what = format!(
+            "{which} {weights} {attention:?} {layout:?}, {sequences} sequences, batches of {size}, micro-batches of {micro_batch}: \
+             {stage}, text {text}, token {position}"
+        );
+        assert_same(got, &want[text][position], same, &what);
+    };
+    let mut context = Context::new(&model, &context_params(attention, cut).kv_layout(layout)).expect("a context");
+    let texts = texts();
+    let (first, next) = (&texts[..sequences as usize], &texts[sequences as usize].0);
+    let mut feeds: Vec<Feed> = first.iter().map(|(text, split)| Feed::new(&mut context, &text[..*split])).collect();
+    for (index, got) in feed_at_once(&mut context, &mut feeds).iter().enumerate() {
+        check("a prompt", index, feeds[index].fed - 1, got);
+    }
+    for (feed, (text, _)) in feeds.iter_mut().zip(first) {
+        feed.text.clone_from(text);
+    }
+    feed_all(&mut context, &mut feeds, size, |index, position, got| check("in turns", index, position, got));
+    // Its slot goes to the new text, its memory has to be gone.
+    drop(feeds.remove(0));
+    feeds.push(Feed::new(&mut context, next));
+    let last = feeds.len() - 1;
+    let got = feed_at_once(&mut context, &mut feeds[last..]);
+    check("a slot that is used again", sequences as usize, next.len() - 1, &got[0]);
+    for (feed, (text, _)) in feeds[..last].iter().zip(&first[1..]) {
+        assert_eq!(context.span(&feed.sequence).expect("a live sequence").end, text.len() as u32);
+    }
+}
+
+/// All cuts, on split and on unified cells.
+fn lives(which: Family, weights: Weights, attention: Attention) {
+    let model = family(which, weights);
+    // One sequence in small micro-batches: the plainest way there is.
+    let oracle = context_params(attention, (1, 1, 4));
+    let want: Vec<_> = texts().iter().map(|(text, _)| alone(&model, &oracle, text)).collect();
+    let cuts = if is_leak_check() { &CUTS[2..3] } else { &CUTS[..] };
+    for cut in cuts {
+        for layout in [KvLayout::Split, KvLayout::Unified] {
+            life(which, weights, attention, layout, *cut, &want);
+        }
+    }
+}
+
+/// Weights of floats.
+pub fn batch_equals_single(which: Family) {
+    lives(which, Weights::F32, Attention::Exact);
+    lives(which, Weights::F32, Attention::Fused);
+    lives(which, Weights::F16, Attention::Fused);
+}
+
+/// Quantised weights.
+pub fn quantised_batch_equals_single(which: Family) {
+    lives(which, Weights::Q8_0, Attention::Exact);
+    lives(which, Weights::Q8_0, Attention::Fused);
+    lives(which, Weights::Q4_0, Attention::Exact);
 }
 
 /// The model is worth testing: in every format its logits are numbers that differ from token to token, and the first token
