@@ -296,7 +296,10 @@ fn pairs_that_cannot_be_scored_are_named() {
 fn models_of_the_other_kind_are_refused() {
     assert_eq!(Reranker::new(&encoder(), &settings()).unwrap_err(), EmbedError::NotReranker);
     assert_eq!(Reranker::new(&tiny(Weights::F32), &settings()).unwrap_err(), EmbedError::NotReranker);
+    let rank = exact().embeddings(true).pooling(Pooling::Rank);
+    assert_eq!(Context::new(&encoder(), &rank).unwrap_err(), ContextError::NotReranker);
     let model = bert(&Bert::reranker());
+    assert!(Context::new(&model, &rank).is_ok());
     assert_eq!(Embedder::new(&model, &settings()).unwrap_err(), EmbedError::IsReranker);
     assert!(Embedder::new(&model, &settings().pooling(Pooling::Mean)).is_ok(), "another pooling was asked for");
 

@@ -7,7 +7,6 @@ mod embeddings;
 mod equivalence;
 
 use fixtures::Family;
-use llama_safe::Pooling;
 
 #[test]
 fn llama_batch_equals_single() {
@@ -131,12 +130,52 @@ fn rwkv_remembers_its_first_token() {
 
 #[test]
 fn llama_embeddings_equal_single() {
-    embeddings::batch_equals_single(Family::Llama, &[Pooling::Last, Pooling::Mean, Pooling::None]);
+    embeddings::batch_equals_single(Family::Llama, &embeddings::POOLINGS);
+}
+
+#[test]
+fn qwen2_embeddings_equal_single() {
+    embeddings::batch_equals_single(Family::Qwen2, &embeddings::POOLINGS);
+}
+
+#[test]
+fn qwen3_embeddings_equal_single() {
+    embeddings::batch_equals_single(Family::Qwen3, &embeddings::POOLINGS);
+}
+
+#[test]
+fn moe_embeddings_equal_single() {
+    embeddings::batch_equals_single(Family::Moe, &embeddings::POOLINGS);
+}
+
+#[test]
+fn gemma_embeddings_equal_single() {
+    embeddings::batch_equals_single(Family::Gemma, &embeddings::POOLINGS);
+}
+
+#[test]
+fn mamba_embeddings_equal_single() {
+    embeddings::batch_equals_single(Family::Mamba, &embeddings::POOLINGS);
+}
+
+#[test]
+fn hybrid_embeddings_equal_single() {
+    embeddings::batch_equals_single(Family::Hybrid, &embeddings::POOLINGS);
+}
+
+#[test]
+fn rwkv_embeddings_equal_single() {
+    embeddings::batch_equals_single(Family::Rwkv, &embeddings::POOLINGS);
+}
+
+#[test]
+fn qwen2vl_embeddings_equal_single() {
+    embeddings::batch_equals_single(Family::Qwen2Vl, &embeddings::POOLINGS);
 }
 
 #[test]
 fn bert_embeddings_equal_single() {
-    embeddings::batch_equals_single(Family::Bert, &[Pooling::Mean, Pooling::Cls, Pooling::None]);
+    embeddings::batch_equals_single(Family::Bert, &embeddings::POOLINGS);
 }
 
 #[test]

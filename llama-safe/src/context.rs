@@ -113,14 +113,17 @@ impl Context {
             abort,
             model: model.clone(),
         };
-        context.check_classifier()?;
+        context.check_classifier(params.pooling)?;
         Ok(context)
     }
 
     /// llama.cpp reads the scores of sequence `i` at `i * n_cls_out`, whatever the head leaves for each
     /// (llama-context.cpp:1613): of a file without a head, other numbers of the first sequence.
-    fn check_classifier(&self) -> Result<(), ContextError> {
+    fn check_classifier(&self, asked: Pooling) -> Result<(), ContextError> {
         let limits = &self.limits;
+        if asked == Pooling::Rank && limits.pooling() != Pooling::Rank {
+            return Err(ContextError::NotReranker);
+        }
         if !limits.has_embeddings() || limits.pooling() != Pooling::Rank {
             return Ok(());
         }

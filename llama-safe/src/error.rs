@@ -121,6 +121,11 @@ pub enum ContextError {
         /// What is missing.
         reason: &'static str,
     },
+    /// Pooling by rank for a model that is no reranker.
+    #[error(
+        "this model's pooling is not by rank, and that cannot be asked for: it takes a head that the model has not"
+    )]
+    NotReranker,
     /// A reranker without a head of as many outputs as it claims to have scores: llama.cpp would read other numbers.
     #[error(
         "this reranker has {scores} scores for each text, but its head leaves {width} numbers: \

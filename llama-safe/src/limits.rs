@@ -26,7 +26,7 @@ pub enum Pooling {
     Cls,
     /// The last token's.
     Last,
-    /// A reranker's score. Cannot be asked for: it comes with the model.
+    /// A reranker's score. It comes with the model, and is refused for any other.
     Rank,
 }
 

@@ -8,6 +8,9 @@ fn texts() -> Vec<Vec<Token>> {
     (0..12).map(|text| prompt(text, 2 + text * 5 % 17)).collect()
 }
 
+/// Every pooling that a context can be asked for.
+pub const POOLINGS: [Pooling; 4] = [Pooling::Mean, Pooling::Cls, Pooling::Last, Pooling::None];
+
 /// Vectors of texts in batches, each as if it were alone, for every pooling of the family.
 pub fn batch_equals_single(which: Family, poolings: &[Pooling]) {
     let model = family(which, Weights::F32);
