@@ -7,13 +7,81 @@
 
 #include <cstdio>
 #include <exception>
+#include <initializer_list>
+#include <mutex>
 #include <stdexcept>
+#include <string_view>
+
+#include "ggml.h"
 
 namespace {
 
+// The functions that make or write something, or only read: a failed GGML_ASSERT in them becomes an exception, since what
+// they leave half-done is thrown away. In the others it ends the process, as it does without the guard: they change
+// something that exists, and would leave it in pieces.
+constexpr bool starts_afresh(std::string_view name) {
+    for (std::string_view one : {
+             "llama_model_load_from_file",
+             "llama_model_load_from_file_ptr",
+             "llama_model_load_from_splits",
+             "llama_model_init_from_user",
+             "llama_model_save_to_file",
+             "llama_model_quantize",
+             "llama_adapter_lora_init",
+             "llama_init_from_model",
+             "llama_tokenize",
+             "llama_token_to_piece",
+             "llama_detokenize",
+         }) {
+        if (one == name) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Whether this thread is in such a function.
+thread_local bool fresh = false;
+ggml_abort_callback_t previous = nullptr;
+
+// Called by a failed GGML_ASSERT, just before it ends the process. Throwing from here passes through C functions, for
+// which GCC and Clang keep unwind tables on the platforms of this crate; where there are none, std::terminate ends the
+// process as ggml would have.
+void on_abort(const char * message) {
+#ifndef _MSC_VER
+    if (fresh) {
+        throw std::runtime_error(message);
+    }
+#endif
+    if (previous != nullptr) {
+        previous(message);
+    } else {
+        std::fprintf(stderr, "%s\n", message);
+    }
+}
+
+// Marks this thread for as long as it lives.
+class Fresh {
+public:
+    explicit Fresh(bool yes) : before(fresh) {
+        static std::once_flag once;
+        if (yes) {
+            std::call_once(once, [] { previous = ggml_set_abort_callback(on_abort); });
+        }
+        fresh = yes;
+    }
+    ~Fresh() { fresh = before; }
+    Fresh(const Fresh &) = delete;
+    Fresh & operator=(const Fresh &) = delete;
+
+private:
+    bool before;
+};
+
 // Runs `call`; keeps the text of whatever it throws.
-template <typename Call> bool guarded(guard_error * error, Call call) noexcept {
+template <typename Call> bool guarded(guard_error * error, bool starts_afresh, Call call) noexcept {
     try {
+        const Fresh mark(starts_afresh);
         call();
         return true;
     } catch (const std::exception & exception) {
@@ -28,11 +96,11 @@ template <typename Call> bool guarded(guard_error * error, Call call) noexcept {
 
 #define GUARD_DEFINE_VALUE(TYPE, NAME, ARGUMENTS, ...)                                                                 \
     bool guard_##NAME(TYPE * result, struct guard_error * error, __VA_ARGS__) {                                        \
-        return guarded(error, [&] { *result = NAME ARGUMENTS; });                                                      \
+        return guarded(error, starts_afresh(#NAME), [&] { *result = NAME ARGUMENTS; });                                \
     }
 #define GUARD_DEFINE_VOID(NAME, ARGUMENTS, ...)                                                                        \
     bool guard_##NAME(struct guard_error * error, __VA_ARGS__) {                                                       \
-        return guarded(error, [&] { NAME ARGUMENTS; });                                                                \
+        return guarded(error, starts_afresh(#NAME), [&] { NAME ARGUMENTS; });                                          \
     }
 
 GUARDED_FUNCTIONS(GUARD_DEFINE_VALUE, GUARD_DEFINE_VOID)
@@ -45,7 +113,7 @@ bool guard_rank_width(int64_t * result, struct guard_error * error, const struct
 }
 
 bool guard_self_test(int32_t * result, struct guard_error * error, const char * what) {
-    return guarded(error, [&] {
+    return guarded(error, false, [&] {
         *result = 0;
         throw std::runtime_error(what);
     });

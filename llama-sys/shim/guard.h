@@ -8,7 +8,8 @@
  *                             struct llama_context * ctx, struct llama_batch batch);
  *
  * It returns true and sets *result if NAME returned; it returns false, sets error->text and leaves *result alone if
- * NAME threw. What cannot be caught stays as it is: a failed GGML_ASSERT ends the process.
+ * NAME threw. A failed GGML_ASSERT is an exception as well in the functions that load or make something (guard.cpp has
+ * the list), where the compiler keeps unwind tables for C; in the others it ends the process.
  */
 #pragma once
 

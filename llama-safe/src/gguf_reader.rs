@@ -1,0 +1,300 @@
+//! The walk over a GGUF file's first part: bounded by the file's own length, reading ahead in pieces.
+#![forbid(unsafe_code)]
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Read, Seek, SeekFrom};
+
+use crate::error::GgufError;
+use crate::gguf::{Header, Kind, List, TOKENS, Tensor, Value};
+use crate::weights::tensor_bytes;
+
+/// Dimensions of a tensor (`GGML_MAX_DIMS`).
+const MOST_DIMENSIONS: u32 = 4;
+/// Bytes of a tensor's name (`GGML_MAX_NAME`, less the terminator).
+const MOST_NAME_BYTES: u64 = 63;
+/// Bytes of a key. The format's own limit; llama.cpp has none.
+const MOST_KEY_BYTES: u64 = 65_535;
+/// Bytes of a text, and elements of a list (gguf.cpp:17).
+const MOST_LENGTH: u64 = 1 << 30;
+/// Numbers kept of a list: no list that the rules look at is longer.
+const MOST_NUMBERS_KEPT: u64 = 1024;
+
+/// Reads what a file says before its weights, from the file's start.
+pub(crate) fn read_header(file: impl Read + Seek) -> Result<Header, GgufError> {
+    let mut reader = Reader::new(file)?;
+    let (tensors, pairs) = reader.start()?;
+    let metadata = reader.metadata(pairs)?;
+    let alignment = alignment(&metadata)?;
+    let tensors = reader.directory(tensors, alignment)?;
+    Ok(Header { metadata, tensors })
+}
+
+/// Where tensors may start: a power of two.
+fn alignment(metadata: &HashMap<String, Value>) -> Result<u64, GgufError> {
+    const KEY: &str = "general.alignment";
+    match metadata.get(KEY) {
+        None => Ok(32),
+        Some(Value::Number(Kind::U32, number)) => match u64::try_from(*number) {
+            Ok(alignment) if alignment.is_power_of_two() => Ok(alignment),
+            _ => Err(GgufError::Alignment { got: *number as u64 }),
+        },
+        Some(other) => {
+            Err(GgufError::WrongType { key: KEY.to_owned(), expected: Kind::U32.name(), found: other.kind().name() })
+        }
+    }
+}
+
+/// Reads ahead in pieces, and knows how much is left.
+struct Reader<F> {
+    file: F,
+    /// Bytes of the whole file.
+    size: u64,
+    /// Where the next byte to give stands in the file.
+    position: u64,
+    buffer: Vec<u8>,
+    /// The next byte to give, in `buffer`.
+    next: usize,
+}
+
+impl<F: Read + Seek> Reader<F> {
+    const PIECE: u64 = 64 << 10;
+
+    fn new(mut file: F) -> Result<Self, GgufError> {
+        let size = file.seek(SeekFrom::End(0)).map_err(unreadable)?;
+        file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
+        Ok(Self { file, size, position: 0, buffer: Vec::new(), next: 0 })
+    }
+
+    /// Whether `bytes` more are in the file.
+    fn need(&self, what: &'static str, bytes: u64) -> Result<(), GgufError> {
+        let left = self.size - self.position;
+        if bytes > left {
+            return Err(GgufError::Truncated { what, offset: self.position, needed: bytes, left });
+        }
+        Ok(())
+    }
+
+    /// The next bytes, which stay valid until the next call.
+    fn take(&mut self, what: &'static str, bytes: u64) -> Result<&[u8], GgufError> {
+        self.need(what, bytes)?;
+        let length = usize::try_from(bytes).map_err(|_| GgufError::TooLong { what, got: bytes, max: MOST_LENGTH })?;
+        if self.buffer.len() - self.next < length {
+            self.buffer.drain(..self.next);
+            self.next = 0;
+            let missing = (length - self.buffer.len()) as u64;
+            let read = (&mut self.file).take(missing.max(Self::PIECE)).read_to_end(&mut self.buffer);
+            read.map_err(unreadable)?;
+            if self.buffer.len() < length {
+                // It was longer a moment ago.
+                let left = self.buffer.len() as u64;
+                return Err(GgufError::Truncated { what, offset: self.position, needed: bytes, left });
+            }
+        }
+        let start = self.next;
+        self.next += length;
+        self.position += bytes;
+        Ok(&self.buffer[start..start + length])
+    }
+
+    fn skip(&mut self, what: &'static str, bytes: u64) -> Result<(), GgufError> {
+        self.need(what, bytes)?;
+        let buffered = (self.buffer.len() - self.next) as u64;
+        if bytes <= buffered {
+            self.next += bytes as usize;
+        } else {
+            self.buffer.clear();
+            self.next = 0;
+            self.file.seek(SeekFrom::Start(self.position + bytes)).map_err(unreadable)?;
+        }
+        self.position += bytes;
+        Ok(())
+    }
+
+    fn u32(&mut self, what: &'static str) -> Result<u32, GgufError> {
+        Ok(u32::from_le_bytes(self.take(what, 4)?.try_into().unwrap_or_default()))
+    }
+
+    fn u64(&mut self, what: &'static str) -> Result<u64, GgufError> {
+        Ok(u64::from_le_bytes(self.take(what, 8)?.try_into().unwrap_or_default()))
+    }
+
+    fn bytes(&mut self, what: &'static str, max: u64) -> Result<&[u8], GgufError> {
+        let length = self.u64(what)?;
+        if length > max {
+            return Err(GgufError::TooLong { what, got: length, max });
+        }
+        self.take(what, length)
+    }
+
+    /// A name: not empty where `empty` says so, UTF-8, and without a NUL, at which C would stop reading.
+    fn name(&mut self, what: &'static str, max: u64) -> Result<String, GgufError> {
+        let offset = self.position;
+        let bytes = self.bytes(what, max)?;
+        match std::str::from_utf8(bytes) {
+            Ok(name) if !name.is_empty() && !name.contains('\0') => Ok(name.to_owned()),
+            _ => Err(GgufError::BadName { what, offset, found: String::from_utf8_lossy(bytes).into_owned() }),
+        }
+    }
+
+    /// Number of tensors, number of metadata pairs.
+    fn start(&mut self) -> Result<(u64, u64), GgufError> {
+        self.skip("the magic", 4)?;
+        let version = self.u32("the version")?;
+        match version {
+            2 | 3 => {}
+            // Written most significant byte first.
+            _ if (2..=3).contains(&version.swap_bytes()) => return Err(GgufError::BigEndian),
+            _ => return Err(GgufError::Version { got: version }),
+        }
+        let tensors = self.u64("the number of tensors")?;
+        let pairs = self.u64("the number of metadata pairs")?;
+        // The least that one of each takes: a name's length and byte, dimensions, format, offset; key, type, value.
+        for (what, count, least) in [("tensors", tensors, 25), ("metadata pairs", pairs, 14)] {
+            let max = (self.size - self.position) / least;
+            if count > max {
+                return Err(GgufError::Count { what, got: count, max });
+            }
+        }
+        Ok((tensors, pairs))
+    }
+
+    fn kind(&mut self, key: &str) -> Result<Kind, GgufError> {
+        let number = self.u32("a value's type")?;
+        Kind::ALL.get(number as usize).copied().ok_or_else(|| GgufError::UnknownType {
+            key: key.to_owned(),
+            got: number,
+            max: Kind::ALL.len() as u32 - 1,
+        })
+    }
+
+    fn metadata(&mut self, pairs: u64) -> Result<HashMap<String, Value>, GgufError> {
+        let mut metadata = HashMap::new();
+        for _ in 0..pairs {
+            let key = self.name("a key", MOST_KEY_BYTES)?;
+            let value = match self.kind(&key)? {
+                Kind::List => Value::List(self.list(&key)?),
+                kind => self.scalar(kind)?,
+            };
+            if metadata.contains_key(&key) {
+                return Err(GgufError::DuplicateKey { key });
+            }
+            metadata.insert(key, value);
+        }
+        Ok(metadata)
+    }
+
+    fn scalar(&mut self, kind: Kind) -> Result<Value, GgufError> {
+        if kind == Kind::Text {
+            let text = until_nul(self.bytes("a text", MOST_LENGTH)?);
+            return Ok(Value::Text(String::from_utf8_lossy(text).into_owned()));
+        }
+        let bytes = self.take("a value", kind.bytes())?;
+        Ok(match kind {
+            Kind::F32 => Value::Float(kind, f32::from_le_bytes(bytes.try_into().unwrap_or_default()).into()),
+            Kind::F64 => Value::Float(kind, f64::from_le_bytes(bytes.try_into().unwrap_or_default())),
+            _ => Value::Number(kind, whole(kind, bytes)),
+        })
+    }
+
+    fn list(&mut self, key: &str) -> Result<List, GgufError> {
+        let of = self.kind(key)?;
+        let length = self.u64("a list's length")?;
+        let smallest = if of == Kind::Text { 8 } else { of.bytes() };
+        let max = MOST_LENGTH.min((self.size - self.position) / smallest.max(1));
+        if length > max {
+            return Err(GgufError::List { key: key.to_owned(), got: length, max });
+        }
+        let mut list = List { of, length, numbers: Vec::new(), texts: Vec::new() };
+        match of {
+            Kind::List => {
+                return Err(GgufError::WrongType { key: key.to_owned(), expected: "a list of values", found: "list" });
+            }
+            Kind::Text if key == TOKENS => {
+                list.texts.reserve(length as usize);
+                for _ in 0..length {
+                    let text = until_nul(self.bytes("a text", MOST_LENGTH)?).to_vec();
+                    list.texts.push(text);
+                }
+            }
+            Kind::Text => {
+                for _ in 0..length {
+                    let bytes = self.u64("a text")?;
+                    self.skip("a text", bytes)?;
+                }
+            }
+            Kind::F32 | Kind::F64 => self.skip("a list", length * of.bytes())?,
+            _ if length > MOST_NUMBERS_KEPT => self.skip("a list", length * of.bytes())?,
+            _ => {
+                let bytes = self.take("a list", length * of.bytes())?;
+                list.numbers = bytes.chunks_exact(of.bytes() as usize).map(|bytes| whole(of, bytes)).collect();
+            }
+        }
+        Ok(list)
+    }
+
+    fn directory(&mut self, count: u64, alignment: u64) -> Result<Vec<Tensor>, GgufError> {
+        let mut tensors = Vec::with_capacity(count as usize);
+        let mut names = HashSet::with_capacity(count as usize);
+        // Where the next tensor has to start, counted from the data's start.
+        let mut end = 0_u64;
+        for _ in 0..count {
+            let name = self.name("a tensor's name", MOST_NAME_BYTES)?;
+            let dimensions = self.u32("a tensor's dimensions")?;
+            if dimensions > MOST_DIMENSIONS {
+                return Err(GgufError::Dimensions { tensor: name, got: dimensions, max: MOST_DIMENSIONS });
+            }
+            let mut shape = [1; 4];
+            for size in &mut shape[..dimensions as usize] {
+                *size = self.u64("a tensor's shape")?;
+            }
+            let format = self.u32("a tensor's type")?;
+            let offset = self.u64("a tensor's offset")?;
+            let bytes = tensor_bytes(&name, shape, format)?;
+            if offset != end {
+                return Err(GgufError::Offset { tensor: name, got: offset, expected: end });
+            }
+            let too_large = || GgufError::Shape { tensor: name.clone(), shape };
+            let padded = bytes.checked_next_multiple_of(alignment).ok_or_else(too_large)?;
+            end = end.checked_add(padded).ok_or_else(too_large)?;
+            if !names.insert(name.clone()) {
+                return Err(GgufError::DuplicateTensor { tensor: name });
+            }
+            tensors.push(Tensor { name, shape, format });
+        }
+        // Each begins where the one before ends: the last one is the only one to look at. Its padding need not be there.
+        let start = self.position.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
+        if let Some(last) = tensors.last() {
+            let bytes = tensor_bytes(&last.name, last.shape, last.format)?;
+            let padding = bytes.next_multiple_of(alignment) - bytes;
+            let last_end = start.saturating_add(end - padding);
+            if last_end > self.size {
+                return Err(GgufError::OutsideFile { tensor: last.name.clone(), end: last_end, size: self.size });
+            }
+        }
+        Ok(tensors)
+    }
+}
+
+fn unreadable(source: io::Error) -> GgufError {
+    GgufError::Unreadable { source }
+}
+
+/// What C sees of a text.
+fn until_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// A whole number of the given type, or a truth value.
+fn whole(kind: Kind, bytes: &[u8]) -> i128 {
+    let mut wide = [0; 8];
+    wide[..bytes.len()].copy_from_slice(bytes);
+    let number = u64::from_le_bytes(wide);
+    match kind {
+        Kind::I8 => (number as i8).into(),
+        Kind::I16 => (number as i16).into(),
+        Kind::I32 => (number as i32).into(),
+        Kind::I64 => (number as i64).into(),
+        Kind::Bool => (number != 0).into(),
+        _ => number.into(),
+    }
+}

@@ -1,0 +1,241 @@
+//! What a model file may say about its model: the numbers that llama.cpp takes on trust, and then aborts on, divides by or
+//! computes nonsense with.
+//!
+//! A value of another type than the one that llama.cpp reads is an exception there, so only the right types are looked at.
+#![forbid(unsafe_code)]
+
+use crate::error::GgufError;
+use crate::gguf::{Header, Kind, Value};
+
+/// Layers (`LLAMA_MAX_LAYERS`).
+const MOST_LAYERS: i128 = 512;
+/// Experts of a layer (`LLAMA_MAX_EXPERTS`).
+const MOST_EXPERTS: i128 = 1024;
+/// What llama.cpp keeps in an `int32_t`.
+const MOST: i128 = i32::MAX as i128;
+/// A window that the arithmetic of the cache (window times sequences, 32 bits) has room for.
+const MOST_WINDOW: i128 = 1 << 23;
+
+/// Architectures without rotary positions (`llama_model_rope_type`).
+const WITHOUT_ROPE: &str = "gpt2 gptj mpt refact bloom mamba mamba2 jamba jina-bert-v2 t5 t5encoder jais rwkv6 rwkv6qwen2 \
+     rwkv7 arwkv7 wavtokenizer-dec nemotron_h nemotron_h_moe kimi-linear kimi-k3 glm5-next";
+/// Architectures whose positions are four numbers, so that the sections of a head say which it turns by.
+const SECTIONED: &str = "qwen2vl paddleocr qwen3vl qwen3vlmoe qwen35 qwen35moe clef qwen4exp";
+
+/// Numbers that an architecture divides by, where the file has them. Others may have them as 0.
+const DIVISORS: [(&str, &str); 9] = [
+    ("ssm.group_count", "mamba2 falcon-h1 granitehybrid nemotron_h nemotron_h_moe qwen3next qwen35 qwen35moe qwen4exp"),
+    (
+        "ssm.time_step_rank",
+        "mamba2 falcon-h1 granitehybrid nemotron_h nemotron_h_moe plamo2 qwen3next qwen35 qwen35moe qwen4exp",
+    ),
+    ("wkv.head_size", "rwkv6 rwkv6qwen2 rwkv7 arwkv7"),
+    ("full_attention_interval", "minimax-01 qwen35 qwen35moe qwen3next qwen4exp clef"),
+    ("attention.output_group_count", "deepseek4 dflash"),
+    ("conv_group_size", "dflash"),
+    ("decision.head_count", "clef"),
+    ("experts_per_group", "grovemoe"),
+    ("shortconv.l_cache", "lfm2 lfm2moe"),
+];
+
+/// Refuses metadata that llama.cpp would take on trust.
+pub(crate) fn check(header: &Header) -> Result<(), GgufError> {
+    let Some(architecture) = header.text("general.architecture") else { return Ok(()) };
+    let rules = Rules { header, architecture };
+    rules.layers()?;
+    rules.experts()?;
+    rules.attention()?;
+    rules.rope()?;
+    rules.floats()?;
+    rules.rest()
+}
+
+struct Rules<'a> {
+    header: &'a Header,
+    architecture: &'a str,
+}
+
+impl Rules<'_> {
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.architecture)
+    }
+
+    fn is_of(&self, architectures: &str) -> bool {
+        architectures.split_whitespace().any(|one| one == self.architecture)
+    }
+
+    fn number(&self, name: &str) -> Option<i128> {
+        self.header.number(&self.key(name), Kind::U32)
+    }
+
+    fn range(&self, name: &str, min: i128, max: i128) -> Result<(), GgufError> {
+        match self.number(name) {
+            Some(got) if !(min..=max).contains(&got) => Err(self.out_of_range(name, got, min, max)),
+            _ => Ok(()),
+        }
+    }
+
+    fn out_of_range(&self, name: &str, got: i128, min: i128, max: i128) -> GgufError {
+        GgufError::OutOfRange { key: self.key(name), got, min, max }
+    }
+
+    /// A number for each layer: the file's list, or its one number.
+    fn by_layer(&self, name: &str) -> Vec<i128> {
+        match self.header.metadata.get(&self.key(name)) {
+            Some(Value::List(list)) => list.numbers.clone(),
+            Some(Value::Number(Kind::U32, number)) => vec![*number],
+            _ => Vec::new(),
+        }
+    }
+
+    /// llama-model.cpp:1330 and :1332.
+    fn layers(&self) -> Result<(), GgufError> {
+        self.range("block_count", 1, MOST_LAYERS)?;
+        let layers = self.number("block_count").unwrap_or(MOST_LAYERS);
+        self.range("nextn_predict_layers", 0, layers)?;
+        self.range("decoder_block_count", 0, layers)?;
+        self.range("leading_dense_block_count", 0, MOST)
+    }
+
+    /// llama-model.cpp:1363 to :1375.
+    fn experts(&self) -> Result<(), GgufError> {
+        const COUNT: &str = "expert_count";
+        const USED: &str = "expert_used_count";
+        const GROUPS: &str = "expert_group_count";
+        self.range(COUNT, 0, MOST_EXPERTS)?;
+        let count = self.number(COUNT).unwrap_or(0);
+        // These have their experts counted as none where there is one (llama-model.cpp:1339).
+        if self.is_of("hunyuan_vl hunyuan-dense") && count <= 1 {
+            return Ok(());
+        }
+        let used = self.by_layer(USED);
+        let most_used = used.iter().copied().max().unwrap_or(0);
+        let least = i128::from(count > 0);
+        if most_used > count || most_used < least {
+            return Err(self.out_of_range(USED, most_used, least, count));
+        }
+        let groups = self.number(GROUPS).unwrap_or(0);
+        let most_groups = (count - 1).max(0);
+        self.range(GROUPS, 0, most_groups)?;
+        if groups > 1 {
+            if count % groups != 0 {
+                let (key, by_key) = (self.key(COUNT), self.key(GROUPS));
+                return Err(GgufError::NotDivisible { key, got: count, by_key, by: groups });
+            }
+            let used = self.number("expert_group_used_count").unwrap_or(0);
+            if !(1..groups).contains(&used) {
+                return Err(self.out_of_range("expert_group_used_count", used, 1, groups - 1));
+            }
+        }
+        // The experts' width is then the whole width divided by the experts used.
+        let width = self.by_layer("expert_feed_forward_length");
+        if count > 0 && (width.is_empty() || width.contains(&0)) && used.contains(&0) {
+            return Err(self.out_of_range(USED, 0, 1, count));
+        }
+        Ok(())
+    }
+
+    fn attention(&self) -> Result<(), GgufError> {
+        const HEADS: &str = "attention.head_count";
+        const KV_HEADS: &str = "attention.head_count_kv";
+        self.range("context_length", 1, MOST)?;
+        self.range("embedding_length", 1, MOST)?;
+        self.range("attention.sliding_window", 0, MOST_WINDOW)?;
+        let heads = self.by_layer(HEADS);
+        let kv_heads = self.by_layer(KV_HEADS);
+        for (name, list) in [(HEADS, &heads), (KV_HEADS, &kv_heads)] {
+            if let Some(got) = list.iter().find(|count| !(0..=MOST).contains(*count)) {
+                return Err(self.out_of_range(name, *got, 0, MOST));
+            }
+        }
+        let layers = heads.len().max(kv_heads.len());
+        let at = |list: &[i128], layer: usize| if list.len() == 1 { Some(list[0]) } else { list.get(layer).copied() };
+        for layer in 0..layers {
+            let (Some(heads), Some(kv_heads)) = (at(&heads, layer), at(&kv_heads, layer)) else { continue };
+            if kv_heads > 0 && heads % kv_heads != 0 {
+                let (key, by_key) = (self.key(HEADS), self.key(KV_HEADS));
+                return Err(GgufError::NotDivisible { key, got: heads, by_key, by: kv_heads });
+            }
+        }
+        Ok(())
+    }
+
+    /// ops.cpp:6354, :6355 and :6236.
+    fn rope(&self) -> Result<(), GgufError> {
+        const DIMENSIONS: &str = "rope.dimension_count";
+        const SECTIONS: &str = "rope.dimension_sections";
+        if let Some(scaling) = self.header.text(&self.key("rope.scaling.type")) {
+            // llama-model.cpp:1422.
+            if !["none", "linear", "yarn", "longrope"].contains(&scaling) {
+                let (key, got) = (self.key("rope.scaling.type"), scaling.to_owned());
+                return Err(GgufError::UnknownText { key, got, reason: "it is one of none, linear, yarn, longrope" });
+            }
+        }
+        if self.is_of(WITHOUT_ROPE) {
+            return Ok(());
+        }
+        for (name, of) in
+            [(DIMENSIONS, "attention.key_length"), ("rope.dimension_count_swa", "attention.key_length_swa")]
+        {
+            let Some(got) = self.number(name) else { continue };
+            if got % 2 != 0 {
+                return Err(GgufError::NotDivisible { key: self.key(name), got, by_key: "2".to_owned(), by: 2 });
+            }
+            let head = self.number(of).or_else(|| self.number("attention.key_length")).or_else(|| self.head_width());
+            if let Some(head) = head.filter(|head| got > *head) {
+                return Err(self.out_of_range(name, got, 0, head));
+            }
+        }
+        let sections = self.by_layer(SECTIONS);
+        if let Some(got) = sections.iter().find(|size| !(0..=MOST / 4).contains(*size)) {
+            return Err(self.out_of_range(SECTIONS, *got, 0, MOST / 4));
+        }
+        // ops.cpp:6381, where the fourth does not count.
+        if self.is_of(SECTIONED) && sections.iter().take(3).all(|size| *size == 0) {
+            return Err(self.out_of_range(SECTIONS, 0, 1, MOST / 4));
+        }
+        Ok(())
+    }
+
+    /// Width of a head where the file does not say it.
+    fn head_width(&self) -> Option<i128> {
+        let heads = *self.by_layer("attention.head_count").first()?;
+        (heads > 0).then(|| Some(self.number("embedding_length")? / heads)).flatten()
+    }
+
+    fn floats(&self) -> Result<(), GgufError> {
+        let prefix = self.key("");
+        for (key, value) in &self.header.metadata {
+            let Value::Float(_, got) = value else { continue };
+            let Some(name) = key.strip_prefix(&prefix) else { continue };
+            let refuse = |reason| Err(GgufError::Float { key: key.clone(), got: *got, reason });
+            // A norm divides by what this is added to (ops.cpp:4026, :4132).
+            if name.ends_with("_epsilon") && !(0.0..f64::INFINITY).contains(got) {
+                return refuse("it has to be 0 or more");
+            }
+            if name.starts_with("rope.freq_base") && !(*got > 0.0 && got.is_finite()) {
+                return refuse("it has to be above 0");
+            }
+            if got.is_nan() {
+                return refuse("it has to be a number");
+            }
+        }
+        Ok(())
+    }
+
+    fn rest(&self) -> Result<(), GgufError> {
+        // -1 stands for "not said" where llama.cpp wrote the file.
+        for name in ["pooling_type", "classifier.pooling_type"] {
+            match self.number(name) {
+                Some(got) if got > 4 && got != i128::from(u32::MAX) => return Err(self.out_of_range(name, got, 0, 4)),
+                _ => {}
+            }
+        }
+        for (name, architectures) in DIVISORS {
+            if self.is_of(architectures) {
+                self.range(name, 1, MOST)?;
+            }
+        }
+        Ok(())
+    }
+}

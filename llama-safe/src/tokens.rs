@@ -1,0 +1,46 @@
+//! What a model file may say about its vocabulary.
+#![forbid(unsafe_code)]
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use crate::error::GgufError;
+use crate::gguf::{Header, Kind, TOKENS, Value};
+
+/// Tokens of a vocabulary: 16 times as many as the largest there is. Each takes llama.cpp some hundred bytes.
+const MOST_TOKENS: u64 = 1 << 22;
+
+/// Refuses vocabularies that llama.cpp would abort on.
+pub(crate) fn check(header: &Header) -> Result<(), GgufError> {
+    if let Some(Value::List(tokens)) = header.metadata.get(TOKENS) {
+        if tokens.length > MOST_TOKENS {
+            return Err(GgufError::List { key: TOKENS.to_owned(), got: tokens.length, max: MOST_TOKENS });
+        }
+        twice(&tokens.texts)?;
+    }
+    // Without a vocabulary, this many tokens are made up (llama-vocab.cpp:1995).
+    if let Some(architecture) = header.text("general.architecture") {
+        let key = format!("{architecture}.vocab_size");
+        if let Some(got) = header.number(&key, Kind::U32) {
+            let max = i128::from(MOST_TOKENS);
+            if got > max {
+                return Err(GgufError::OutOfRange { key, got, min: 0, max });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses texts that stand twice: llama.cpp looks tokens up by text, and aborts (llama-vocab.cpp:2578). It has a text of
+/// its own for a token without one.
+fn twice(texts: &[Vec<u8>]) -> Result<(), GgufError> {
+    let mut seen = HashMap::with_capacity(texts.len());
+    for (second, text) in texts.iter().enumerate() {
+        let text: Cow<[u8]> =
+            if text.is_empty() { format!("[EMPTY_{second}]").into_bytes().into() } else { text.as_slice().into() };
+        if let Some(first) = seen.insert(text.clone(), second) {
+            return Err(GgufError::DuplicateToken { text: String::from_utf8_lossy(&text).into_owned(), first, second });
+        }
+    }
+    Ok(())
+}
