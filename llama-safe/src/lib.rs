@@ -63,10 +63,10 @@ mod id;
 mod limits;
 // Floor 2.
 mod columns;
-mod packing;
 mod gguf;
 mod gguf_reader;
 mod hparams;
+mod packing;
 mod pool;
 mod rows;
 mod tokens;
@@ -102,10 +102,8 @@ pub use context::{AbortHandle, Context};
 pub use detokenizer::Detokenizer;
 pub use embedder::{Embedder, EmbedderParams, Embeddings};
 pub use error::{
-    ContextError, DecodeError, EmbedError, LoadError, MemoryError, OutputError, PushError, SamplingError,
+    ContextError, DecodeError, EmbedError, GgufError, LoadError, MemoryError, OutputError, PushError, SamplingError,
     SequenceError, VocabError,
-    ContextError, DecodeError, GgufError, LoadError, MemoryError, OutputError, PushError, SamplingError, SequenceError,
-    VocabError,
 };
 pub use id::{OutputSlot, SeqId, Token};
 pub use limits::{KvLayout, Limits, MemoryKind, Pooling};
