@@ -106,7 +106,7 @@ template <typename Call> bool guarded(guard_error * error, bool starts_afresh, C
 GUARDED_FUNCTIONS(GUARD_DEFINE_VALUE, GUARD_DEFINE_VOID)
 
 bool guard_rank_width(int64_t * result, struct guard_error * error, const struct llama_model * model) {
-    return guarded(error, [&] {
+    return guarded(error, false, [&] {
         const ggml_tensor * head = model->cls_out ? model->cls_out : model->cls;
         *result = head ? head->ne[1] : model->hparams.n_embd;
     });
