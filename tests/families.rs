@@ -1,12 +1,18 @@
 //! What each family of models does in a batch. Every test is named after its family first, so that
 //! `cargo test --test families mamba` runs one family; what is tested stands in `families/`.
 
+#[path = "families/diffusion.rs"]
+mod diffusion;
 #[path = "families/embeddings.rs"]
 mod embeddings;
+#[path = "families/encoder_decoder.rs"]
+mod encoder_decoder;
 #[path = "families/equivalence.rs"]
 mod equivalence;
 
-use fixtures::Family;
+use batch_suite::exact_params;
+use fixtures::{Family, Weights};
+use llama_safe::FlashAttention;
 
 #[test]
 fn llama_batch_equals_single() {
@@ -181,4 +187,111 @@ fn bert_embeddings_equal_single() {
 #[test]
 fn reranker_scores_equal_single() {
     embeddings::scores_equal_single(Family::Reranker);
+}
+
+#[test]
+fn t5_batch_equals_single() {
+    let params = exact_params().sequences(3).context_tokens(768);
+    encoder_decoder::batch_equals_single(Weights::F32, &params, 1e-6);
+}
+
+#[test]
+fn t5_batch_equals_single_in_other_formats() {
+    for weights in [Weights::F16, Weights::Q8_0] {
+        let params = exact_params().sequences(3).context_tokens(768);
+        encoder_decoder::batch_equals_single(weights, &params, 1e-6);
+        encoder_decoder::batch_equals_single(weights, &params.flash_attention(FlashAttention::Auto), 1e-5);
+    }
+}
+
+#[test]
+fn t5_chunks_equal_single() {
+    encoder_decoder::chunks_equal_single();
+}
+
+#[test]
+fn t5_decode_without_encode_is_refused() {
+    encoder_decoder::decode_without_encode_is_refused();
+}
+
+#[test]
+fn t5_only_the_last_encoding_counts() {
+    encoder_decoder::only_the_last_encoding_counts();
+}
+
+#[test]
+fn t5_fork_is_encoded_with_its_parents_text() {
+    encoder_decoder::fork_is_encoded_with_its_parents_text();
+}
+
+#[test]
+fn t5_new_owner_of_a_slot_is_not_encoded() {
+    encoder_decoder::new_owner_of_a_slot_is_not_encoded();
+}
+
+#[test]
+fn t5_truncate_equals_recomputing() {
+    encoder_decoder::truncate_equals_recomputing();
+}
+
+#[test]
+fn t5_encoder_batches_are_checked() {
+    encoder_decoder::encoder_batches_are_checked();
+}
+
+#[test]
+fn t5_long_texts_are_encoded() {
+    encoder_decoder::long_texts_are_encoded();
+}
+
+#[test]
+fn t5_aborted_encode_changes_nothing() {
+    encoder_decoder::aborted_encode_changes_nothing();
+}
+
+#[test]
+fn t5_encoder_outputs_can_be_read() {
+    encoder_decoder::encoder_outputs(Family::T5, &exact_params());
+    encoder_decoder::encoder_outputs(Family::T5, &exact_params().embeddings(true));
+    encoder_decoder::outputs_are_those_of_the_last_call();
+}
+
+#[test]
+fn t5_contexts_are_checked() {
+    encoder_decoder::contexts_are_checked();
+}
+
+#[test]
+fn t5encoder_batch_equals_single() {
+    encoder_decoder::encoder_outputs(Family::T5Encoder, &exact_params().embeddings(true));
+}
+
+#[test]
+fn t5encoder_has_no_memory() {
+    encoder_decoder::encoder_alone_has_no_memory();
+}
+
+#[test]
+fn diffusion_batch_equals_single() {
+    diffusion::batch_equals_single();
+}
+
+#[test]
+fn diffusion_fused_attention_equals_single() {
+    diffusion::fused_attention_equals_single();
+}
+
+#[test]
+fn diffusion_tokens_see_what_follows() {
+    diffusion::tokens_see_what_follows();
+}
+
+#[test]
+fn diffusion_limits_are_checked() {
+    diffusion::limits_are_checked();
+}
+
+#[test]
+fn diffusion_aborted_encode_is_an_error() {
+    diffusion::aborted_encode_is_an_error();
 }

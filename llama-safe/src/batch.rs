@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use llama_sys as sys;
 
 use crate::context::Context;
-use crate::error::{DecodeError, PushError};
+use crate::error::{DecodeError, PushError, SequenceError};
 use crate::id::{OutputSlot, SeqId, Token};
 use crate::log;
 use crate::outputs::Outputs;
@@ -122,8 +122,7 @@ impl Batch {
     /// The position of a row in its sequence.
     #[must_use]
     pub fn position(&self, row: u32) -> Option<u32> {
-        // Positions are not negative.
-        self.rows.columns().positions.get(row as usize).map(|position| *position as u32)
+        self.rows.position(row)
     }
 
     /// The sequence of a row.
@@ -132,7 +131,7 @@ impl Batch {
         self.rows.sequence(row)
     }
 
-    /// Whether a row gives an output. In a context that computes embeddings every row does.
+    /// Whether a row gives an output. Where embeddings are computed, and where a batch is encoded, every row does.
     #[must_use]
     pub fn is_output(&self, row: u32) -> Option<bool> {
         self.rows.columns().outputs.get(row as usize).map(|output| *output != 0)
@@ -151,6 +150,17 @@ impl Context {
     #[must_use]
     pub fn new_batch(&self) -> Batch {
         Batch { rows: Rows::new(self.id, &self.limits, Input::Tokens) }
+    }
+
+    /// An empty batch of tokens for [`encode`](Self::encode).
+    ///
+    /// Encoder-decoders have two kinds of batches: this one takes the texts to be encoded, up to
+    /// [`Limits::encoder_tokens`](crate::Limits::encoder_tokens) tokens together, and [`new_batch`](Self::new_batch) what is decoded then. For
+    /// every other model the two are the same.
+    #[must_use]
+    pub fn new_encoder_batch(&self) -> Batch {
+        let input = if self.limits.encodes_first() { Input::EncoderTokens } else { Input::Tokens };
+        Batch { rows: Rows::new(self.id, &self.limits, input) }
     }
 
     /// An empty batch of input embeddings for this context.
@@ -177,21 +187,68 @@ impl Context {
         self.compute(batch, Call::Decode)
     }
 
-    /// Computes a batch with an encoder. Nothing is remembered: each call sees its own tokens alone.
+    /// Computes a batch with an encoder, or with a diffusion model. Nothing is remembered: each call sees its own tokens
+    /// alone, and those of other sequences not at all.
+    ///
+    /// # Encoder-decoders
+    ///
+    /// The batch is one of [`new_encoder_batch`](Self::new_encoder_batch), with the whole texts of all sequences that are to
+    /// be decoded next. llama.cpp keeps **the last encoding alone**: a sequence that is not in it cannot be decoded until it
+    /// is encoded again, together with the others. That costs time, but nothing is lost by it: a sequence that holds tokens
+    /// already goes on as if nothing had been, as long as its text is the same, and another text is refused. So a request
+    /// that comes late is encoded in one batch with the texts of those under way. A [fork](Self::fork) has its parent's
+    /// text, and must be encoded with it before it is decoded.
+    ///
+    /// Encoding adds nothing to a sequence's length. The outputs are the encoder's, one [embedding](Outputs::embedding) a token.
     ///
     /// # Errors
     ///
-    /// [`DecodeError`].
+    /// [`DecodeError`]. What was encoded before, and all sequences, are as they were.
     pub fn encode(&mut self, batch: &mut Batch) -> Result<Outputs<'_>, DecodeError> {
         // llama.cpp would follow a null pointer: it builds the graph without memory (llama-context.cpp:1542).
-        if self.memory().is_some() {
+        if self.memory().is_some() && self.encoded.is_none() {
             return Err(DecodeError::NoEncoder);
         }
         self.compute(batch, Call::Encode)
     }
 
+    /// Whether a sequence is in the last encoding, so that it can be decoded. True of every model that encodes nothing first.
+    ///
+    /// # Errors
+    ///
+    /// [`SequenceError`]: the sequence is not of this context.
+    pub fn is_encoded(&self, sequence: &Sequence) -> Result<bool, SequenceError> {
+        let lease = sequence.lease();
+        lease.check(self.id)?;
+        Ok(self.encoded.as_ref().is_none_or(|encoded| encoded.has(lease.id())))
+    }
+
+    /// The order of encoding and decoding, which llama.cpp asserts or does not look at.
+    fn check_encoded(&self, rows: &Rows, call: Call) -> Result<(), DecodeError> {
+        let Some(encoded) = &self.encoded else { return Ok(()) };
+        match (call, rows.for_encoder()) {
+            (Call::Encode, false) => return Err(DecodeError::NotForEncoder),
+            (Call::Decode, true) => return Err(DecodeError::NotForDecoder),
+            _ => {}
+        }
+        rows.participants().iter().try_for_each(|participant| match call {
+            Call::Encode => encoded.check_encode(&participant.lease, rows.tokens_of(participant.lease.slot())),
+            Call::Decode => encoded.check_decode(participant.lease.id()),
+        })
+    }
+
+    /// What an encoding leaves behind.
+    fn remember_encoded(&mut self, rows: &Rows) {
+        let Some(encoded) = &mut self.encoded else { return };
+        encoded.replace();
+        for participant in rows.participants() {
+            encoded.add(participant.lease.id(), rows.tokens_of(participant.lease.slot()));
+        }
+    }
+
     fn compute(&mut self, batch: &mut Batch, call: Call) -> Result<Outputs<'_>, DecodeError> {
         batch.rows.check(self.id)?;
+        self.check_encoded(&batch.rows, call)?;
         self.reclaim();
         self.last = None;
         log::forget_errors();
@@ -202,15 +259,19 @@ impl Context {
                 return Err(DecodeError::NoSlot { tokens: batch.len(), context_tokens: self.limits.context_tokens() });
             }
             Ok(-1) => return Err(DecodeError::Rejected { reason: log::errors_or("it gives no reason") }),
-            Ok(2) => return Err(DecodeError::Aborted { damaged: self.roll_back(&batch.rows) }),
+            Ok(2) => return Err(DecodeError::Aborted { damaged: self.roll_back(&batch.rows, call) }),
             Ok(code) => {
                 let reason = log::errors_or(&format!("code {code}"));
-                return Err(DecodeError::Failed { reason, damaged: self.roll_back(&batch.rows) });
+                return Err(DecodeError::Failed { reason, damaged: self.roll_back(&batch.rows, call) });
             }
-            Err(reason) => return Err(DecodeError::Failed { reason, damaged: self.roll_back(&batch.rows) }),
+            Err(reason) => return Err(DecodeError::Failed { reason, damaged: self.roll_back(&batch.rows, call) }),
         }
-        // A shift that waited has been carried out before the first token.
-        self.abort.deferred.store(false, Ordering::Relaxed);
+        match call {
+            // A shift that waited has been carried out before the first token.
+            Call::Decode => self.abort.deferred.store(false, Ordering::Relaxed),
+            Call::Encode => self.remember_encoded(&batch.rows),
+        }
+        self.last_is_encoding = call == Call::Encode && self.encoded.is_some();
         self.last = Some(batch.rows.fill());
         self.last_sequences.clear();
         for participant in batch.rows.participants() {
@@ -253,8 +314,14 @@ impl Context {
     }
 
     /// Takes every sequence of a failed batch back to its length before the call. Returns those where that cannot be.
-    fn roll_back(&mut self, rows: &Rows) -> Vec<SeqId> {
+    fn roll_back(&mut self, rows: &Rows, call: Call) -> Vec<SeqId> {
         let mut damaged = Vec::new();
+        if call == Call::Encode {
+            // Memory is untouched. An exception leaves attention as encoding wants it (llama-context.cpp:1539).
+            // SAFETY: the context lives.
+            unsafe { sys::llama_set_causal_attn(self.as_ptr(), self.limits.causal) };
+            return damaged;
+        }
         if self.memory().is_none() {
             return damaged;
         }

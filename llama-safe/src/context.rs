@@ -9,6 +9,7 @@ use llama_sys as sys;
 
 use crate::backend;
 use crate::columns::BySlot;
+use crate::encoded::{self, Encoded};
 use crate::error::ContextError;
 use crate::id::{ContextId, FillId, SeqId};
 use crate::limits::{self, KvLayout, Limits, MemoryKind, Pooling};
@@ -33,7 +34,7 @@ use crate::pool::Pool;
 #[derive(Debug)]
 pub struct Context {
     raw: NonNull<sys::llama_context>,
-    /// llama.cpp's memory of this context; `None` for an encoder, which has none.
+    /// llama.cpp's memory of this context; `None` for an encoder, which has none or does not use it.
     memory: Option<NonNull<sys::llama_memory_i>>,
     pub(crate) id: ContextId,
     pub(crate) limits: Limits,
@@ -44,6 +45,10 @@ pub struct Context {
     pub(crate) last_sequences: Vec<SeqId>,
     /// The batch as it was lent to that decode.
     pub(crate) by_slot: BySlot,
+    /// The texts that the encoder of an encoder-decoder was given; `None` for every other model.
+    pub(crate) encoded: Option<Encoded>,
+    /// Whether the last outputs are those of the encoder of an encoder-decoder.
+    pub(crate) last_is_encoding: bool,
     /// For each row lent, where its sequence ids stand: a column that llama.cpp wants as pointers.
     pub(crate) sequence_pointers: Vec<*mut i32>,
     /// For each row lent, how many sequence ids stand there.
@@ -78,10 +83,10 @@ impl Context {
         // SAFETY: returns a constant.
         let max_sequences = unsafe { sys::llama_max_parallel_sequences() } as u32;
         limits::check(&asked, max_sequences, sys::GGML_MAX_N_THREADS)?;
-        check_model(model)?;
+        check_model(model, params)?;
 
         let abort = Arc::new(Abort { checks_left: AtomicI64::new(NEVER), deferred: AtomicBool::new(false) });
-        let raw_params = raw_params(params, &asked, &abort);
+        let raw_params = raw_params(model, params, &asked, &abort);
         log::forget_errors();
         let raw = model.while_making_context(|| {
             sys::guarded(std::ptr::null_mut(), |result, error| {
@@ -97,6 +102,9 @@ impl Context {
 
         // SAFETY: the context was just made.
         let memory = NonNull::new(unsafe { sys::llama_get_memory(raw.as_ptr()) });
+        // The encoder of T5 alone has a cache that its computation neither fills nor reads; decoding would not tell
+        // micro-batches and sequences apart (models/t5.cpp builds the same graph for both).
+        let memory = memory.filter(|_| model.has_decoder());
         let limits = read_limits(raw, memory.is_some(), model, params);
         let id = ContextId::next();
         let context = Self {
@@ -106,6 +114,8 @@ impl Context {
             pool: Pool::new(id, limits.sequences),
             last: None,
             last_sequences: Vec::with_capacity(limits.sequences as usize),
+            encoded: limits.encodes_first.then(|| Encoded::new(limits.sequences)),
+            last_is_encoding: false,
             by_slot: BySlot::default(),
             sequence_pointers: Vec::new(),
             ones: Vec::new(),
@@ -182,23 +192,35 @@ fn asked(model: &Model, params: &ContextParams) -> limits::Asked {
 }
 
 /// Refuses models that llama.cpp would abort on, or that this version would compute something else with.
-fn check_model(model: &Model) -> Result<(), ContextError> {
+fn check_model(model: &Model, params: &ContextParams) -> Result<(), ContextError> {
     if model.is_vocab_only() {
         return Err(ContextError::VocabularyOnly);
     }
-    let unsupported = |reason| ContextError::UnsupportedModel { architecture: model.architecture(), reason };
-    if model.needs_encode_before_decode() {
-        // Decoding before encoding aborts while the graph is built.
-        return Err(unsupported("its decoder reads what its encoder left, and that order is not checked yet"));
+    if !model.has_encoder() {
+        return Ok(());
     }
-    // SAFETY: the model lives.
-    if unsafe { sys::llama_model_is_diffusion(model.as_ptr()) } {
-        return Err(unsupported("it computes without memory, and its outputs have no checked way out yet"));
+    let architecture = model.architecture();
+    let unsupported = |reason| Err(ContextError::UnsupportedModel { architecture: architecture.clone(), reason });
+    if architecture != "t5" && architecture != "t5encoder" {
+        // Drafting models, whose encoder takes another model's hidden states.
+        return unsupported("its encoder reads what another model left, and there is no checked way for that yet");
+    }
+    let buckets = model.metadata_value(&format!("{architecture}.attention.relative_buckets_count"));
+    if !encoded::buckets_are_sound(buckets.and_then(|text| text.parse().ok())) {
+        return unsupported("its relative_buckets_count is not within 4 to 255, which llama.cpp can compute with");
+    }
+    if model.is_encoder_decoder() && !matches!(params.pooling, Pooling::Model | Pooling::None) {
+        return Err(ContextError::PooledEncoder);
     }
     Ok(())
 }
 
-fn raw_params(params: &ContextParams, asked: &limits::Asked, abort: &Arc<Abort>) -> sys::llama_context_params {
+fn raw_params(
+    model: &Model,
+    params: &ContextParams,
+    asked: &limits::Asked,
+    abort: &Arc<Abort>,
+) -> sys::llama_context_params {
     // SAFETY: returns a plain value.
     let mut raw = unsafe { sys::llama_context_default_params() };
     raw.n_ctx = asked.context_tokens;
@@ -211,9 +233,11 @@ fn raw_params(params: &ContextParams, asked: &limits::Asked, abort: &Arc<Abort>)
     raw.n_threads_batch = asked.batch_threads as i32;
     // Pooling needs all tokens of a sequence in one micro-batch. Only the unified layout cuts batches so that a batch
     // of at most `n_ubatch` tokens is one micro-batch; the split one cuts sequences of unequal lengths.
-    raw.kv_unified = params.embeddings || params.kv_layout == KvLayout::Unified;
+    raw.kv_unified = kv_layout(model, params) == KvLayout::Unified;
     raw.embeddings = params.embeddings;
     raw.pooling_type = match params.pooling {
+        // What its decoder attends to is the encoder's output for each token (llama-context.cpp:1642).
+        Pooling::Model if model.is_encoder_decoder() => sys::LLAMA_POOLING_TYPE_NONE,
         Pooling::Model | Pooling::Rank => sys::LLAMA_POOLING_TYPE_UNSPECIFIED,
         Pooling::None => sys::LLAMA_POOLING_TYPE_NONE,
         Pooling::Mean => sys::LLAMA_POOLING_TYPE_MEAN,
@@ -273,9 +297,18 @@ fn read_limits(raw: NonNull<sys::llama_context>, has_memory: bool, model: &Model
                 (true, false, true) => MemoryKind::Hybrid,
                 (true, false, false) => MemoryKind::Attention,
             },
-            kv_layout: if params.embeddings { KvLayout::Unified } else { params.kv_layout },
+            kv_layout: kv_layout(model, params),
+            encodes_first: model.is_encoder_decoder(),
+            output_head: has_memory || model.is_diffusion(),
         }
     }
+}
+
+/// The layout that a context gets.
+fn kv_layout(model: &Model, params: &ContextParams) -> KvLayout {
+    // Embeddings: see `raw_params`. Relative positions and attention to an encoder's output are not made for more than one
+    // stream of cells: they assert it (llama-graph.cpp:1093, llama-kv-cache.cpp:1806).
+    if params.embeddings || model.has_encoder() { KvLayout::Unified } else { params.kv_layout }
 }
 
 /// The most tokens of one sequence: its cells, and no more than the model has positions for where those are learned.

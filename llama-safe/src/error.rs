@@ -372,6 +372,11 @@ pub enum ContextError {
         /// Numbers that the model computes.
         width: u32,
     },
+    /// Pooling with an encoder-decoder, whose decoder attends to the encoder's output for each token.
+    #[error(
+        "the model's decoder needs the encoder's output for each token: leave the pooling to the model, or choose none"
+    )]
+    PooledEncoder,
     /// llama.cpp could not make the context, for want of memory as a rule.
     #[error("llama.cpp cannot make this context: {reason}")]
     Rejected {
@@ -534,9 +539,34 @@ pub enum DecodeError {
     /// `encode` on a model without an encoder.
     #[error("this model has no encoder: use decode()")]
     NoEncoder,
-    /// `decode` on a model that only encodes.
-    #[error("this model is an encoder without memory: use encode()")]
+    /// `decode` on a model that only encodes, or on a diffusion model.
+    #[error("this model computes without memory: use encode()")]
     NoDecoder,
+    /// A sequence of an encoder-decoder that the last encoding does not have, so that its decoder would see no text.
+    #[error(
+        "sequence {id} was not encoded, or another encoding has replaced the one that it was in: \
+         encode() its text again, with those of all sequences that are to go on"
+    )]
+    NotEncoded {
+        /// The sequence.
+        id: SeqId,
+    },
+    /// Another text for a sequence that holds tokens already, which were decoded with the first one in view.
+    #[error(
+        "the {length} tokens of sequence {id} were decoded from another text: clear it first, or encode the same text"
+    )]
+    EncodedOtherwise {
+        /// The sequence.
+        id: SeqId,
+        /// Its length.
+        length: u32,
+    },
+    /// `decode` with a batch of texts to be encoded.
+    #[error("this batch holds texts for the encoder: use encode(), and new_batch() for what is decoded")]
+    NotForDecoder,
+    /// `encode` with a batch of tokens to be decoded.
+    #[error("this batch holds tokens for the decoder: use decode(), and new_encoder_batch() for what is encoded")]
+    NotForEncoder,
     /// An abort handle was used. Memory was rolled back but for the sequences listed.
     #[error("the computation was aborted; sequences that could not be rolled back: {damaged:?}")]
     Aborted {
@@ -628,7 +658,7 @@ pub enum MemoryError {
         id: SeqId,
     },
     /// The model keeps no memory between calls.
-    #[error("this model is an encoder: it keeps no memory of sequences")]
+    #[error("this model keeps no memory of sequences")]
     NoMemory,
     /// A C++ exception.
     #[error("llama.cpp failed: {reason}")]

@@ -51,11 +51,10 @@
 //!
 //! # What each module is for, from the ground up
 //!
-//! Errors and ids; the limits of a context; batch rows, sequence slots and the packing of texts into batches (all without
-//! Errors and ids; the limits of a context; batch rows, sequence slots and the rules for model files (all without
-//! `unsafe`); the start of
-//! llama.cpp, its log, and parameters; model and vocabulary; context; sequences and their memory; batches and outputs;
-//! sampling; embeddings and scores of many texts. A module uses only those before it.
+//! Errors and ids; the limits of a context; batch rows, sequence slots, the packing of texts into batches, the texts that an
+//! encoder was given and the rules for model files (all without `unsafe`); the start of llama.cpp, its log, and parameters;
+//! model and vocabulary; context; sequences and their memory; batches and outputs; sampling; embeddings and scores of many
+//! texts. A module uses only those before it.
 
 // Floor 1.
 mod error;
@@ -63,6 +62,7 @@ mod id;
 mod limits;
 // Floor 2.
 mod columns;
+mod encoded;
 mod gguf;
 mod gguf_reader;
 mod hparams;

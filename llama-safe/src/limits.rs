@@ -33,7 +33,7 @@ pub enum Pooling {
 /// What a model remembers between calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MemoryKind {
-    /// Nothing: an encoder.
+    /// Nothing: an encoder, or a diffusion model.
     None,
     /// Keys and values of each token.
     Attention,
@@ -60,6 +60,10 @@ pub struct Limits {
     pub(crate) pooling: Pooling,
     pub(crate) memory: MemoryKind,
     pub(crate) kv_layout: KvLayout,
+    /// Whether the decoder attends to what the encoder left.
+    pub(crate) encodes_first: bool,
+    /// Whether the graph has an output head.
+    pub(crate) output_head: bool,
 }
 
 impl Limits {
@@ -86,6 +90,20 @@ impl Limits {
 
     fn one_pass(&self) -> bool {
         !self.causal || self.memory == MemoryKind::None || (self.embeddings && self.is_pooled())
+    }
+
+    /// The most tokens of one [encoder batch](crate::Context::new_encoder_batch): an encoder computes in one pass, since every
+    /// token sees all others (an assertion, llama-context.cpp:1505).
+    #[must_use]
+    pub fn encoder_tokens(&self) -> u32 {
+        self.batch_tokens.min(self.micro_batch_tokens)
+    }
+
+    /// Whether sequences must be [encoded](crate::Context::encode) before they are decoded: the model is an encoder and a
+    /// decoder that attends to what was encoded (T5).
+    #[must_use]
+    pub fn encodes_first(&self) -> bool {
+        self.encodes_first
     }
 
     /// The most tokens that are computed in one pass (`n_ubatch`).
@@ -136,11 +154,11 @@ impl Limits {
         self.pooling
     }
 
-    /// Whether decoding gives logits.
+    /// Whether computing gives logits: for the tokens asked for, or for all, as diffusion models do.
     #[must_use]
     pub fn has_logits(&self) -> bool {
         // An encoder's logits buffer exists and is never written (llama-context.cpp:1558): it must not be read.
-        self.memory != MemoryKind::None && !self.embeddings
+        self.output_head && !self.embeddings
     }
 
     /// Whether computing gives embeddings.

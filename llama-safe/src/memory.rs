@@ -137,6 +137,9 @@ impl Context {
             return Err(MemoryError::CannotTruncate { id: lease.id() });
         }
         fork.lease().set_length(length);
+        if let Some(encoded) = &mut self.encoded {
+            encoded.fork(lease.id(), fork.lease().id());
+        }
         if unified {
             fork.lease().set_family(lease.family());
         }

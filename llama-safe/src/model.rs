@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use llama_sys as sys;
 
+use crate::id::Token;
+
 /// A loaded model. Clones share the weights, which are freed with the last clone and the last context of it.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -171,9 +173,40 @@ impl Model {
         unsafe { sys::llama_model_is_hybrid(self.as_ptr()) }
     }
 
-    /// Whether it has an encoder and a decoder that attends to what it encoded (T5).
-    pub(crate) fn needs_encode_before_decode(&self) -> bool {
+    /// Whether it is an encoder, and a decoder that attends to what was encoded (T5): sequences are
+    /// [encoded](crate::Context::encode) before they are decoded.
+    #[must_use]
+    pub fn is_encoder_decoder(&self) -> bool {
+        self.has_encoder() && self.has_decoder()
+    }
+
+    /// The token that a decoder's text begins with, where the model file names one; where it does not, models begin with
+    /// [`Vocab::bos`](crate::Vocab::bos).
+    #[must_use]
+    pub fn decoder_start_token(&self) -> Option<Token> {
+        // SAFETY: as in `is_recurrent`.
+        let token = unsafe { sys::llama_model_decoder_start_token(self.as_ptr()) };
+        // llama.cpp takes any number from the file.
+        u32::try_from(token).is_ok_and(|id| id < self.vocabulary_size()).then_some(Token(token))
+    }
+
+    /// Whether it guesses all tokens of a text at once (Dream, LLaDA): each [encode](crate::Context::encode) gives logits for
+    /// every token, and remembers nothing.
+    #[must_use]
+    pub fn is_diffusion(&self) -> bool {
+        // SAFETY: as in `is_recurrent`.
+        unsafe { sys::llama_model_is_diffusion(self.as_ptr()) }
+    }
+
+    /// Whether it has an encoder that llama.cpp calls one, which those of the BERT kind have not.
+    pub(crate) fn has_encoder(&self) -> bool {
         // SAFETY: as in `is_recurrent`.
         unsafe { sys::llama_model_has_encoder(self.as_ptr()) }
+    }
+
+    /// Whether llama.cpp says that it has a decoder; it says so of models of the BERT kind as well.
+    pub(crate) fn has_decoder(&self) -> bool {
+        // SAFETY: as in `is_recurrent`.
+        unsafe { sys::llama_model_has_decoder(self.as_ptr()) }
     }
 }

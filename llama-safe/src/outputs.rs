@@ -53,7 +53,7 @@ impl<'context> Outputs<'context> {
     pub fn get(&self, slot: OutputSlot) -> Result<&'context [f32], OutputError> {
         self.check(slot)?;
         let limits = self.context.limits();
-        if !limits.has_logits() {
+        if !limits.has_logits() || self.context.last_is_encoding {
             return Err(OutputError::NoLogits);
         }
         let row = self.context.by_slot.place(slot.row);
@@ -72,7 +72,8 @@ impl<'context> Outputs<'context> {
     pub fn embedding(&self, slot: OutputSlot) -> Result<&'context [f32], OutputError> {
         self.check(slot)?;
         let limits = self.context.limits();
-        if !limits.has_embeddings() {
+        // An encoder-decoder has room for them in any case (llama-context.cpp:2134), which encoding fills.
+        if !limits.has_embeddings() && !self.context.last_is_encoding {
             return Err(OutputError::NoEmbeddings);
         }
         if limits.is_pooled() {

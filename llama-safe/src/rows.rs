@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::columns::Columns;
+use crate::encoded;
 use crate::error::{DecodeError, PushError, SequenceError};
 use crate::id::{ContextId, FillId, OutputSlot, SeqId, Token};
 use crate::limits::{Limits, MemoryKind, Pooling};
@@ -14,6 +15,8 @@ use crate::pool::Lease;
 pub(crate) enum Input {
     Tokens,
     Embeddings,
+    /// Tokens for the encoder of an encoder-decoder.
+    EncoderTokens,
 }
 
 /// The rows of one batch, and the sequences that they are of.
@@ -42,8 +45,8 @@ struct Numbers {
     positions_per_embedding: u32,
     /// Whether sequences grow with each decode; an encoder's begin at 0 every time.
     has_memory: bool,
-    /// Whether every row gives an output, asked for or not: llama.cpp computes embeddings of all, and warns of each
-    /// batch that does not ask for them.
+    /// Whether every row gives an output, asked for or not: llama.cpp computes embeddings, and whatever is encoded, of all, and
+    /// warns of each batch that does not ask for them.
     outputs_all: bool,
     /// Whether all tokens of a sequence must be in one batch, since only they are pooled.
     pools_one_batch: bool,
@@ -62,7 +65,8 @@ pub(crate) struct Participant {
 impl Rows {
     /// Empty rows with room for as many as the context takes.
     pub(crate) fn new(context: ContextId, limits: &Limits, input: Input) -> Self {
-        let capacity = limits.batch_tokens();
+        let for_encoder = input == Input::EncoderTokens;
+        let capacity = if for_encoder { limits.encoder_tokens() } else { limits.batch_tokens() };
         let room = capacity as usize;
         let mut rows = Self {
             context,
@@ -75,7 +79,7 @@ impl Rows {
                 width: limits.input_width(),
                 positions_per_embedding: limits.positions_per_embedding,
                 has_memory: limits.memory() != MemoryKind::None,
-                outputs_all: limits.has_embeddings(),
+                outputs_all: limits.has_embeddings() || for_encoder || limits.memory() == MemoryKind::None,
                 pools_one_batch: limits.has_embeddings() && !matches!(limits.pooling(), Pooling::None | Pooling::Last),
             },
             columns: Columns {
@@ -88,7 +92,7 @@ impl Rows {
             index_of_slot: vec![ABSENT; limits.sequences() as usize],
         };
         match input {
-            Input::Tokens => rows.columns.tokens.reserve_exact(room),
+            Input::Tokens | Input::EncoderTokens => rows.columns.tokens.reserve_exact(room),
             Input::Embeddings => rows.columns.embeddings.reserve_exact(room * limits.input_width() as usize),
         }
         rows
@@ -105,6 +109,26 @@ impl Rows {
 
     pub(crate) fn fill(&self) -> FillId {
         self.fill
+    }
+
+    /// Whether they are texts for the encoder of an encoder-decoder.
+    pub(crate) fn for_encoder(&self) -> bool {
+        self.input == Input::EncoderTokens
+    }
+
+    /// The place of a row in its sequence. A text for the encoder begins at 0 there, wherever its sequence's tokens end.
+    pub(crate) fn position(&self, row: u32) -> Option<u32> {
+        let position = *self.columns.positions.get(row as usize)?;
+        let index = self.index_of_slot[self.columns.sequences[row as usize] as usize];
+        let start = if self.for_encoder() { self.participants[index as usize].start } else { 0 };
+        // Positions are not negative.
+        Some(position as u32 - start)
+    }
+
+    /// The tokens of one sequence.
+    pub(crate) fn tokens_of(&self, slot: i32) -> impl Iterator<Item = i32> {
+        let rows = self.columns.sequences.iter().zip(&self.columns.tokens);
+        rows.filter(move |(sequence, _)| **sequence == slot).map(|(_, token)| *token)
     }
 
     pub(crate) fn participants(&self) -> &[Participant] {
@@ -144,7 +168,7 @@ impl Rows {
         tokens: &[Token],
         output_on_last: bool,
     ) -> Result<OutputSlot, PushError> {
-        if self.input != Input::Tokens {
+        if self.input == Input::Embeddings {
             return Err(PushError::TakesEmbeddings);
         }
         if tokens.is_empty() {
@@ -207,9 +231,13 @@ impl Rows {
             }
             participant.start + participant.rows
         };
-        let limit = self.numbers.sequence_tokens;
-        if u64::from(length) + adding > u64::from(limit) {
-            return Err(PushError::SequenceFull { id: lease.id(), length, adding, limit });
+        if self.for_encoder() {
+            encoded::check_length(lease.id(), length, adding)?;
+        } else {
+            let limit = self.numbers.sequence_tokens;
+            if u64::from(length) + adding > u64::from(limit) {
+                return Err(PushError::SequenceFull { id: lease.id(), length, adding, limit });
+            }
         }
         if self.numbers.pools_one_batch && index == ABSENT && length > 0 {
             return Err(PushError::PooledAcrossDecodes { id: lease.id(), length });
@@ -278,6 +306,8 @@ mod tests {
             pooling: Pooling::None,
             memory: MemoryKind::Attention,
             kv_layout: KvLayout::Split,
+            encodes_first: false,
+            output_head: true,
         }
     }
 
