@@ -13,6 +13,7 @@ mod equivalence;
 use batch_suite::exact_params;
 use fixtures::{Family, Weights};
 use llama_safe::FlashAttention;
+use llama_safe::Pooling;
 
 #[test]
 fn llama_batch_equals_single() {
@@ -177,6 +178,22 @@ fn rwkv_embeddings_equal_single() {
 #[test]
 fn qwen2vl_embeddings_equal_single() {
     embeddings::batch_equals_single(Family::Qwen2Vl, &embeddings::POOLINGS);
+}
+
+#[test]
+fn t5encoder_embeddings_equal_single() {
+    embeddings::batch_equals_single(Family::T5Encoder, &embeddings::POOLINGS);
+}
+
+#[test]
+fn diffusion_embeddings_equal_single() {
+    embeddings::batch_equals_single(Family::Diffusion, &embeddings::POOLINGS);
+}
+
+#[test]
+fn t5_embeddings_equal_single() {
+    // Its decoder needs a vector of each token, so that there is no other pooling.
+    embeddings::batch_equals_single(Family::T5, &[Pooling::None]);
 }
 
 #[test]

@@ -5,9 +5,11 @@
 use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use batch_suite::{is_leak_check, params, tiny};
+use batch_suite::{encoder, is_leak_check, params, tiny};
 use fixtures::{Llama, Weights};
-use llama_safe::{Context, ContextParams, LoadError, Model, ModelParams, Token};
+use llama_safe::{
+    Context, ContextParams, EmbedError, Embedder, EmbedderParams, LoadError, Model, ModelParams, Pooling, Token,
+};
 
 /// Growth that is no leak: pages that the allocator keeps, and that the kernel counts late.
 const ALLOWED: i64 = 4 << 20;
@@ -79,6 +81,22 @@ fn contexts() {
         // Sequences and batches may outlive their context.
         drop(context);
         drop((batch, fork, sequence));
+    });
+}
+
+#[test]
+fn embedders() {
+    let _alone = alone_in_the_process();
+    let texts: Vec<[Token; 3]> = (0..40).map(|text| [Token(text), Token(text + 1), Token(5)]).collect();
+    let settings = EmbedderParams::default().context(small()).pooling(Pooling::Mean).batch_tokens(64);
+    stays_flat("embedder", if is_leak_check() { 3 } else { 200 }, |cycle| {
+        let model = if cycle % 2 == 0 { tiny(Weights::F16) } else { encoder() };
+        let mut embedder = Embedder::new(&model, &settings).unwrap();
+        assert_eq!(embedder.embed_tokens(&texts).unwrap().batches(), 2);
+        // Refused before it is computed, and stopped while it is.
+        assert!(matches!(embedder.embed_tokens(&[[Token(-1)]]), Err(EmbedError::TokenOutOfRange { .. })));
+        embedder.context().abort_handle().abort_after(cycle % 50);
+        assert!(matches!(embedder.embed_tokens(&texts), Err(EmbedError::Decode(_))));
     });
 }
 

@@ -47,6 +47,9 @@ impl EmbedderParams {
     }
 
     /// The most tokens of one batch, which is computed in one pass, and so of one text.
+    ///
+    /// Attention looks from every token of a batch at every other, of whatever text: on a CPU, texts that are much shorter
+    /// than this are computed faster with less.
     #[must_use]
     pub fn batch_tokens(mut self, tokens: u32) -> Self {
         self.batch_tokens = tokens;
@@ -89,7 +92,7 @@ const MOST_TEXTS: u32 = 256;
 
 /// Turns texts into vectors, as many at a time as a batch holds.
 ///
-/// It works for encoders (BERT) and for decoders. A vector does not depend on what else is in its batch.
+/// It works for encoders (BERT, the encoder of T5) and for decoders. A vector does not depend on what else is in its batch.
 ///
 /// ```
 /// use llama_safe::{Embedder, EmbedderParams, Model, ModelParams};
@@ -129,7 +132,7 @@ impl Embedder {
     pub(crate) fn of_any(model: &Model, params: &EmbedderParams) -> Result<Self, EmbedError> {
         let mut context = Context::new(model, &params.context_params(model))?;
         let sequences = (0..context.limits().sequences()).map(|_| context.new_sequence()).collect::<Result<_, _>>()?;
-        let batch = context.new_batch();
+        let batch = context.new_encoder_batch();
         Ok(Self { context, sequences, batch, normalize: params.normalize })
     }
 
@@ -194,7 +197,8 @@ impl Embedder {
             for (sequence, text) in self.sequences.iter().zip(&indices) {
                 slots.push(self.batch.prompt(sequence, texts[*text].as_ref())?);
             }
-            let outputs = if self.context.limits().memory() == MemoryKind::None {
+            let limits = self.context.limits();
+            let outputs = if limits.memory() == MemoryKind::None || limits.encodes_first() {
                 self.context.encode(&mut self.batch)?
             } else {
                 self.context.decode(&mut self.batch)?
