@@ -251,6 +251,24 @@ fn a_pair_is_framed_as_the_vocabulary_says() {
     assert_eq!(reranker.pair("who bakes", "balo").unwrap(), want);
 }
 
+/// The model's own template, whose special tokens are read; a query that looks like a place in it is text.
+#[test]
+fn a_template_frames_a_pair_instead() {
+    let template = Some("[CLS] {query} [SEP] {document} [SEP]");
+    let model = bert(&Bert { rerank_template: template, ..Bert::reranker() });
+    let mut reranker = Reranker::new(&model, &settings()).unwrap();
+    let vocab = model.vocab();
+    let (cls, sep) = (vec![vocab.bos().unwrap()], vec![vocab.sep().unwrap()]);
+    let cut = |text| model.tokenize(text, Special::None).unwrap();
+    let framed = |query, document| [&cls, &cut(query), &sep, &cut(document), &sep].map(Vec::as_slice).concat();
+    assert_eq!(reranker.pair("who bakes", "balo").unwrap(), framed("who bakes", "balo"));
+    assert_eq!(reranker.pair("a {document}", "balo").unwrap(), framed("a {document}", "balo"));
+    let scores = reranker.rank("who bakes", &["balo", "ke"]).unwrap();
+    let want = reranker.scores_of_tokens(&[framed("who bakes", "balo"), framed("who bakes", "ke")]).unwrap();
+    assert_eq!(scores, want.iter().flatten().copied().collect::<Vec<_>>());
+    assert_eq!(reranker.rank("who bakes", &["balo", ""]), Err(EmbedError::Empty { text: 1 }));
+}
+
 #[test]
 fn a_model_with_labels_gives_a_score_each() {
     let model = bert(&Bert { labels: 3, ..Bert::reranker() });

@@ -112,8 +112,10 @@ impl Reranker {
 
     /// The tokens of a query and a document, as they are scored.
     ///
-    /// A model with a template of the name `rerank` has both put into it. For the others it is
-    /// `[BOS] query [EOS] [SEP] document [EOS]`, where each special token is there if the vocabulary says so.
+    /// A model with a template of the name `rerank` has both put into it, and special tokens are read from the whole: those
+    /// that a query or a document spells out count as well. For the others it is `[BOS] query [EOS] [SEP] document [EOS]`,
+    /// where each special token is there if the vocabulary says so (SEP stands in for an EOS that it lacks), and query and
+    /// document are nothing but text. llama.cpp's server does the same.
     ///
     /// # Errors
     ///
