@@ -1,10 +1,12 @@
 //! What the tests in `tests/` and the benchmarks in `benches/` share: models to run on, and the oracle, which is
 //! inference of one token at a time.
 
+mod edit;
 mod feed;
 mod models;
 mod oracle;
 
+pub use edit::Edited;
 pub use feed::{Feed, feed_all, feed_at_once};
 pub use models::{encoder, family, model, params, tiny};
 pub use oracle::{Same, alone, assert_equal, assert_same, best, decode_alone, exact_params, nmse, prompt, still_works};

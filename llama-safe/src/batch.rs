@@ -252,7 +252,15 @@ impl Context {
         self.reclaim();
         self.last = None;
         log::forget_errors();
-        let result = self.call(&mut batch.rows, call);
+        let result = if self.steering.reserve_pending {
+            // Reserving walks through the model's adapters, which another thread may be loading or freeing.
+            let model = self.model().clone();
+            let result = model.exclusively(|| self.call(&mut batch.rows, call));
+            self.steering.reserve_pending = result != Ok(0);
+            result
+        } else {
+            self.call(&mut batch.rows, call)
+        };
         match result {
             Ok(0) => {}
             Ok(1) => {

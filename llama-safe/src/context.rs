@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use llama_sys as sys;
 
+use crate::adapter::Steering;
 use crate::backend;
 use crate::columns::BySlot;
 use crate::encoded::{self, Encoded};
@@ -54,6 +55,7 @@ pub struct Context {
     /// For each row lent, how many sequence ids stand there.
     pub(crate) ones: Vec<i32>,
     pub(crate) abort: Arc<Abort>,
+    pub(crate) steering: Steering,
     /// Last, so that it is dropped after the context's own `drop` has run.
     model: Model,
 }
@@ -88,7 +90,7 @@ impl Context {
         let abort = Arc::new(Abort { checks_left: AtomicI64::new(NEVER), deferred: AtomicBool::new(false) });
         let raw_params = raw_params(model, params, &asked, &abort);
         log::forget_errors();
-        let raw = model.while_making_context(|| {
+        let raw = model.exclusively(|| {
             sys::guarded(std::ptr::null_mut(), |result, error| {
                 // SAFETY: the model lives. The numbers were checked against what llama.cpp asserts. The callback's data
                 // is kept alive by the context.
@@ -121,6 +123,7 @@ impl Context {
             ones: Vec::new(),
             limits,
             abort,
+            steering: Steering::default(),
             model: model.clone(),
         };
         context.check_classifier(params.pooling)?;

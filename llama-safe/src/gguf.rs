@@ -119,6 +119,9 @@ pub(crate) struct Tensor {
     pub(crate) format: u32,
 }
 
+/// Shapes of tensors by name: the length of a row first, 1 where a tensor has fewer dimensions.
+pub(crate) type Shapes = HashMap<String, [u64; 4]>;
+
 /// What a file says before its weights.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Header {
@@ -127,6 +130,11 @@ pub(crate) struct Header {
 }
 
 impl Header {
+    /// The shapes of its tensors.
+    pub(crate) fn shapes(&self) -> Shapes {
+        self.tensors.iter().map(|tensor| (tensor.name.clone(), tensor.shape)).collect()
+    }
+
     /// The value of a text, if the file has it as one.
     pub(crate) fn text(&self, key: &str) -> Option<&str> {
         match self.metadata.get(key) {

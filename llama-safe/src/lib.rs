@@ -66,6 +66,7 @@ mod encoded;
 mod gguf;
 mod gguf_reader;
 mod hparams;
+mod lora;
 mod packing;
 mod pool;
 mod rows;
@@ -76,6 +77,7 @@ mod backend;
 mod log;
 mod params;
 // Floor 4.
+mod adapter;
 mod detokenizer;
 mod load;
 mod metadata;
@@ -86,6 +88,7 @@ mod context;
 // Floor 6.
 mod memory;
 mod sequence;
+mod steering;
 // Floor 7.
 mod batch;
 mod outputs;
@@ -96,14 +99,15 @@ mod embedder;
 // Floor 10.
 mod reranker;
 
+pub use adapter::Adapter;
 pub use backend::{Device, DeviceKind, devices, llama_cpp_version, system_info};
 pub use batch::Batch;
 pub use context::{AbortHandle, Context};
 pub use detokenizer::Detokenizer;
 pub use embedder::{Embedder, EmbedderParams, Embeddings};
 pub use error::{
-    ContextError, DecodeError, EmbedError, GgufError, LoadError, MemoryError, OutputError, PushError, SamplingError,
-    SequenceError, VocabError,
+    AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, LoadError, MemoryError,
+    OutputError, PushError, SamplingError, SequenceError, VocabError,
 };
 pub use id::{OutputSlot, SeqId, Token};
 pub use limits::{KvLayout, Limits, MemoryKind, Pooling};

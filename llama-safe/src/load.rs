@@ -52,7 +52,7 @@ impl Model {
         let c_path = c_path(path)?;
         let header = read_file(path)?;
         check(&header, params)?;
-        load(params, progress, |params| {
+        load(params, &header, progress, |params| {
             sys::guarded(std::ptr::null_mut(), |result, error| {
                 // SAFETY: the path is terminated and outlives the call, as does what `params` points to.
                 unsafe { sys::guard_llama_model_load_from_file(result, error, c_path.as_ptr(), params) }
@@ -82,13 +82,14 @@ impl Model {
         progress: impl FnMut(f32) -> ControlFlow<()>,
     ) -> Result<Self, LoadError> {
         check_start(gguf)?;
-        check(&read_header(Cursor::new(gguf))?, params)?;
+        let header = read_header(Cursor::new(gguf))?;
+        check(&header, params)?;
         let file = MemoryFile::new(gguf).map_err(|source| LoadError::Buffer { source })?;
-        load(params, progress, |params| {
+        load(params, &header, progress, |params| {
             sys::guarded(std::ptr::null_mut(), |result, error| {
                 // SAFETY: the stream is open for the call. llama.cpp does not close it (llama-mmap.cpp:229), and
                 // what it maps of the file outlives the stream.
-                unsafe { sys::guard_llama_model_load_from_file_ptr(result, error, file.stream.as_ptr().cast(), params) }
+                unsafe { sys::guard_llama_model_load_from_file_ptr(result, error, file.as_ptr().cast(), params) }
             })
         })
     }
@@ -125,7 +126,7 @@ fn check(header: &Header, params: &ModelParams) -> Result<(), GgufError> {
 }
 
 /// Refuses what does not begin as a GGUF file does.
-fn check_start(bytes: &[u8]) -> Result<(), LoadError> {
+pub(crate) fn check_start(bytes: &[u8]) -> Result<(), LoadError> {
     if bytes.is_empty() {
         return Err(LoadError::Empty);
     }
@@ -170,6 +171,7 @@ unsafe extern "C" fn on_progress<F: FnMut(f32) -> ControlFlow<()>>(progress: f32
 /// Loads by `call`, which is given llama.cpp's parameters.
 fn load<F: FnMut(f32) -> ControlFlow<()>>(
     params: &ModelParams,
+    header: &Header,
     progress: F,
     call: impl FnOnce(sys::llama_model_params) -> Result<*mut sys::llama_model, String>,
 ) -> Result<Model, LoadError> {
@@ -192,13 +194,15 @@ fn load<F: FnMut(f32) -> ControlFlow<()>>(
     raw.progress_callback_user_data = (&raw mut state).cast();
     log::forget_errors();
     let result = call(raw);
+    let shapes = (!params.vocab_only).then(|| header.shapes());
+    let result = result.map(|model| NonNull::new(model).map(|model| Model::own(model, shapes)));
     if let Some(panic) = state.panic {
         // A model that was loaded in spite of it is freed on the way.
-        drop(result.map(|model| NonNull::new(model).map(|model| Model::own(model, params.vocab_only))));
+        drop(result);
         resume_unwind(panic);
     }
-    match result.map(NonNull::new) {
-        Ok(Some(model)) => Ok(Model::own(model, params.vocab_only)),
+    match result {
+        Ok(Some(model)) => Ok(model),
         Ok(None) if state.cancelled => Err(LoadError::Cancelled),
         Ok(None) => Err(LoadError::Rejected { reason: log::errors_or("it gives no reason") }),
         Err(reason) => Err(LoadError::Rejected { reason }),
@@ -206,12 +210,12 @@ fn load<F: FnMut(f32) -> ControlFlow<()>>(
 }
 
 /// A C stream over bytes, closed when dropped.
-struct MemoryFile {
+pub(crate) struct MemoryFile {
     stream: NonNull<libc::FILE>,
 }
 
 impl MemoryFile {
-    fn new(bytes: &[u8]) -> io::Result<Self> {
+    pub(crate) fn new(bytes: &[u8]) -> io::Result<Self> {
         let file = Self { stream: NonNull::new(open_stream()).ok_or_else(io::Error::last_os_error)? };
         // SAFETY: the stream is open for writing, and `bytes` is readable for its length.
         let written = unsafe { libc::fwrite(bytes.as_ptr().cast(), 1, bytes.len(), file.stream.as_ptr()) };
@@ -220,6 +224,10 @@ impl MemoryFile {
             return Err(io::Error::last_os_error());
         }
         Ok(file)
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut c_void {
+        self.stream.as_ptr().cast()
     }
 }
 

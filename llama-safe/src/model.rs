@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use llama_sys as sys;
 
+use crate::gguf::Shapes;
+
 use crate::id::Token;
 
 /// A loaded model. Clones share the weights, which are freed with the last clone and the last context of it.
@@ -18,12 +20,13 @@ pub struct Model {
 struct RawModel {
     model: NonNull<sys::llama_model>,
     sizes: Sizes,
-    vocab_only: bool,
-    /// Making a context writes to the model (llama-context.cpp:3896): one at a time.
-    making_context: Mutex<()>,
+    /// Shapes of its tensors; `None` without weights.
+    shapes: Option<Shapes>,
+    /// Making a context writes to the model (llama-context.cpp:3896), as loading and freeing adapters does: one at a time.
+    exclusive: Mutex<()>,
 }
 
-/// Numbers that never change, read once: the C functions that return them are not synchronised with `making_context`.
+/// Numbers that never change, read once: the C functions that return them are not synchronised with `exclusive`.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
     trained_tokens: u32,
@@ -39,7 +42,7 @@ struct Sizes {
     vocabulary: u32,
 }
 
-// SAFETY: after loading, llama.cpp only reads a model, except while a context is made, which `making_context`
+// SAFETY: after loading, llama.cpp only reads a model, except while a context is made, which `exclusive`
 // serialises, and which writes only a number (n_ctx_train) that is not read from C again.
 unsafe impl Send for RawModel {}
 // SAFETY: as above.
@@ -55,7 +58,7 @@ impl Drop for RawModel {
 
 impl Model {
     /// Takes ownership of a model that llama.cpp has just returned.
-    pub(crate) fn own(model: NonNull<sys::llama_model>, vocab_only: bool) -> Self {
+    pub(crate) fn own(model: NonNull<sys::llama_model>, shapes: Option<Shapes>) -> Self {
         let raw = model.as_ptr();
         // Sizes of a model are positive `int32_t`s; a missing one is 0.
         let count = |number: i32| u32::try_from(number).unwrap_or(0);
@@ -67,15 +70,15 @@ impl Model {
                 input_width: count(sys::llama_model_n_embd_inp(raw)),
                 output_width: count(sys::llama_model_n_embd_out(raw)),
                 layers: count(sys::llama_model_n_layer(raw)),
-                heads: if vocab_only { 0 } else { count(sys::llama_model_n_head(raw)) },
-                kv_heads: if vocab_only { 0 } else { count(sys::llama_model_n_head_kv(raw)) },
+                heads: if shapes.is_none() { 0 } else { count(sys::llama_model_n_head(raw)) },
+                kv_heads: if shapes.is_none() { 0 } else { count(sys::llama_model_n_head_kv(raw)) },
                 window: count(sys::llama_model_n_swa(raw)),
                 parameters: sys::llama_model_n_params(raw),
                 bytes: sys::llama_model_size(raw),
                 vocabulary: count(sys::llama_vocab_n_tokens(sys::llama_model_get_vocab(raw))),
             }
         };
-        Self { raw: Arc::new(RawModel { model, sizes, vocab_only, making_context: Mutex::new(()) }) }
+        Self { raw: Arc::new(RawModel { model, sizes, shapes, exclusive: Mutex::new(()) }) }
     }
 
     /// llama.cpp's model, for the modules that call it.
@@ -83,14 +86,24 @@ impl Model {
         self.raw.model.as_ptr()
     }
 
-    /// Runs `make`, which makes a context, while no other context of this model is being made.
-    pub(crate) fn while_making_context<T>(&self, make: impl FnOnce() -> T) -> T {
-        let _guard = self.raw.making_context.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        make()
+    /// Runs what changes the model, or reads what such a call changes, while no other thread does.
+    pub(crate) fn exclusively<T>(&self, call: impl FnOnce() -> T) -> T {
+        let _guard = self.raw.exclusive.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        call()
+    }
+
+    /// Whether both are clones of one that was loaded.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.raw, &other.raw)
+    }
+
+    /// Shapes of its tensors by name; `None` for a vocabulary alone.
+    pub(crate) fn shapes(&self) -> Option<&Shapes> {
+        self.raw.shapes.as_ref()
     }
 
     pub(crate) fn is_vocab_only(&self) -> bool {
-        self.raw.vocab_only
+        self.raw.shapes.is_none()
     }
 
     /// Tokens of context that the model was trained on.

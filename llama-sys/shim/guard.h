@@ -48,8 +48,14 @@ struct guard_error {
           const struct llama_model * model, int32_t i, char * buf, size_t size)                                        \
     VALUE(int32_t, llama_model_desc, (model, buf, size), const struct llama_model * model, char * buf, size_t size)    \
     VALUE(const char *, llama_model_chat_template, (model, name), const struct llama_model * model, const char * name) \
-    VALUE(struct llama_adapter_lora *, llama_adapter_lora_init, (model, path),                                         \
-          struct llama_model * model, const char * path)                                                               \
+    VALUE(struct llama_adapter_lora *, llama_adapter_lora_init_from_file_ptr, (model, file),                           \
+          struct llama_model * model, FILE * file)                                                                     \
+    VOID(llama_adapter_lora_free, (adapter), struct llama_adapter_lora * adapter)                                      \
+    VALUE(int32_t, llama_set_adapters_lora, (ctx, adapters, n_adapters, scales),                                       \
+          struct llama_context * ctx, struct llama_adapter_lora ** adapters, size_t n_adapters, float * scales)        \
+    VALUE(int32_t, llama_set_adapter_cvec, (ctx, data, len, n_embd, il_start, il_end),                                 \
+          struct llama_context * ctx, const float * data, size_t len, int32_t n_embd, int32_t il_start,                \
+          int32_t il_end)                                                                                              \
     /* contexts */                                                                                                     \
     VALUE(struct llama_context *, llama_init_from_model, (model, params),                                              \
           struct llama_model * model, struct llama_context_params params)                                              \
