@@ -9,6 +9,8 @@ mod embeddings;
 mod encoder_decoder;
 #[path = "families/equivalence.rs"]
 mod equivalence;
+#[path = "families/positions.rs"]
+mod positions;
 
 use batch_suite::exact_params;
 use fixtures::{Family, Weights};
@@ -311,4 +313,34 @@ fn diffusion_limits_are_checked() {
 #[test]
 fn diffusion_aborted_encode_is_an_error() {
     diffusion::aborted_encode_is_an_error();
+}
+
+#[test]
+fn qwen2vl_pictures_equal_single() {
+    positions::pictures_equal_single();
+}
+
+#[test]
+fn qwen2vl_embeddings_of_tokens_are_tokens() {
+    positions::embeddings_of_tokens_are_tokens();
+}
+
+#[test]
+fn qwen2vl_places_are_what_they_are_called() {
+    positions::places_are_what_they_are_called();
+}
+
+#[test]
+fn qwen2vl_places_are_checked() {
+    positions::places_are_checked();
+}
+
+#[test]
+fn qwen2vl_pictures_are_not_cut() {
+    positions::pictures_are_not_cut();
+}
+
+#[test]
+fn qwen2vl_aborted_pictures_are_rolled_back() {
+    positions::aborted_pictures_are_rolled_back();
 }

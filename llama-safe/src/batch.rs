@@ -9,6 +9,7 @@ use crate::error::{DecodeError, PushError, SequenceError};
 use crate::id::{OutputSlot, SeqId, Token};
 use crate::log;
 use crate::outputs::Outputs;
+use crate::place::Place;
 use crate::rows::{Input, Rows};
 use crate::sequence::Sequence;
 
@@ -18,7 +19,7 @@ use crate::sequence::Sequence;
 /// where it returns an error, the batch is as it was.
 ///
 /// Positions are not given but follow from the sequence's length and what the batch holds of it: llama.cpp accepts no
-/// others.
+/// others. Parts of pictures, for models with M-RoPE, are given [places](Place).
 ///
 /// ```compile_fail,E0382
 /// // What was dropped cannot be used.
@@ -72,7 +73,36 @@ impl Batch {
     ///
     /// As [`push`](Self::push), and where the embedding has another width or is not finite.
     pub fn push_embedding(&mut self, sequence: &Sequence, embedding: &[f32]) -> Result<(), PushError> {
-        self.rows.push_embedding(sequence.lease(), embedding, false).map(drop)
+        self.rows.push_embedding(sequence.lease(), embedding, None, false).map(drop)
+    }
+
+    /// Adds an input embedding at a place of its own, such as a part of a picture, without output. For models whose positions
+    /// are [four numbers](Place).
+    ///
+    /// Places ascend by time, height and width, and times go on from what the sequence holds. The sequence's next position is
+    /// then one more than the largest time, height or width. Memory knows the times alone, so that a sequence cannot be
+    /// truncated to a length before such an embedding, unless to 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`push_embedding`](Self::push_embedding), and where the place is not after the last one, or the model has one
+    /// position a token.
+    pub fn push_embedding_at(&mut self, sequence: &Sequence, embedding: &[f32], place: Place) -> Result<(), PushError> {
+        self.rows.push_embedding(sequence.lease(), embedding, Some(place), false).map(drop)
+    }
+
+    /// [`push_embedding_at`](Self::push_embedding_at), and asks for its output.
+    ///
+    /// # Errors
+    ///
+    /// As [`push_embedding_at`](Self::push_embedding_at).
+    pub fn push_embedding_output_at(
+        &mut self,
+        sequence: &Sequence,
+        embedding: &[f32],
+        place: Place,
+    ) -> Result<OutputSlot, PushError> {
+        self.rows.push_embedding(sequence.lease(), embedding, Some(place), true)
     }
 
     /// Adds an input embedding and asks for its output.
@@ -81,7 +111,7 @@ impl Batch {
     ///
     /// As [`push_embedding`](Self::push_embedding).
     pub fn push_embedding_output(&mut self, sequence: &Sequence, embedding: &[f32]) -> Result<OutputSlot, PushError> {
-        self.rows.push_embedding(sequence.lease(), embedding, true)
+        self.rows.push_embedding(sequence.lease(), embedding, None, true)
     }
 
     /// Tokens or embeddings in the batch.
@@ -119,7 +149,7 @@ impl Batch {
         self.rows.columns().embedding(row as usize)
     }
 
-    /// The position of a row in its sequence.
+    /// The position of a row in its sequence; the time of a row with a [place](Place) of its own.
     #[must_use]
     pub fn position(&self, row: u32) -> Option<u32> {
         self.rows.position(row)
@@ -285,7 +315,7 @@ impl Context {
         for participant in batch.rows.participants() {
             self.last_sequences.push(participant.lease.id());
             if call == Call::Decode {
-                participant.lease.set_length(participant.start + participant.rows);
+                participant.settle();
             }
         }
         batch.rows.clear();
@@ -297,6 +327,12 @@ impl Context {
         let context = self.as_ptr();
         let columns = self.by_slot.arrange(rows.columns_mut());
         let count = columns.len();
+        let positions = if columns.places.is_empty() {
+            &mut columns.positions
+        } else {
+            columns.flatten_places(&mut self.flat_places);
+            &mut self.flat_places
+        };
         self.ones.resize(count.max(self.ones.len()), 1);
         self.sequence_pointers.clear();
         self.sequence_pointers.extend(columns.sequences.iter_mut().map(std::ptr::from_mut));
@@ -305,7 +341,7 @@ impl Context {
             n_tokens: count as i32,
             token: if columns.tokens.is_empty() { std::ptr::null_mut() } else { columns.tokens.as_mut_ptr() },
             embd: if columns.embeddings.is_empty() { std::ptr::null_mut() } else { columns.embeddings.as_mut_ptr() },
-            pos: columns.positions.as_mut_ptr(),
+            pos: positions.as_mut_ptr(),
             n_seq_id: self.ones.as_mut_ptr(),
             seq_id: self.sequence_pointers.as_mut_ptr(),
             logits: columns.outputs.as_mut_ptr(),
@@ -315,9 +351,10 @@ impl Context {
             Call::Decode => sys::guard_llama_decode,
         };
         // SAFETY: the context lives. Every column has `n_tokens` elements (`ones` at least as many, `embd` that many
-        // rows of the model's input width), each sequence pointer names one element, as its count of 1 says, and all of
-        // them outlive the call, which only reads them. The numbers were checked when they were pushed: tokens within
-        // the vocabulary, slots below `n_seq_max`, positions that continue their sequences, at most `batch_tokens()` rows.
+        // rows of the model's input width, `pos` four times as many where llama.cpp reads four), each sequence pointer
+        // names one element, as its count of 1 says, and all of them outlive the call, which only reads them. The
+        // numbers were checked when they were pushed: tokens within the vocabulary, slots below `n_seq_max`, positions
+        // that continue their sequences, at most `batch_tokens()` rows.
         sys::guarded(0, |result, error| unsafe { function(result, error, context, raw) })
     }
 
@@ -335,9 +372,10 @@ impl Context {
         }
         for participant in rows.participants() {
             let lease = &participant.lease;
+            let first = participant.first_free();
             // Below `sequence_tokens`, an `int32_t`.
-            let removed = self.remove(lease, participant.start as i32, -1);
-            let back = self.positions(lease).end == participant.start && self.can_go_back(lease, participant.start);
+            let removed = self.remove(lease, first as i32, -1);
+            let back = self.positions(lease).end == first && self.can_go_back(lease, participant.start);
             if removed != Ok(true) || !back {
                 lease.set_damaged(true);
                 damaged.push(lease.id());

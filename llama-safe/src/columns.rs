@@ -1,12 +1,13 @@
 //! The columns of a batch, and their order when they are lent to llama.cpp.
 #![forbid(unsafe_code)]
 
-/// One array a column, as llama.cpp reads them. All but `embeddings` have one element a row.
+/// One array a column, as llama.cpp reads them. All but `embeddings` and `places` have one element a row.
 ///
 /// ```text
 /// tokens      [n]          the token, in a batch of tokens; otherwise empty
 /// embeddings  [n, width]   the input embedding, in a batch of embeddings; otherwise empty
-/// positions   [n]          place in its sequence: derived, never given
+/// positions   [n]          place in its sequence: derived, but for embeddings of a model with M-RoPE
+/// places      [n, 3]       height, width and a fourth number, in a batch of embeddings for such a model; otherwise empty
 /// sequences   [n]          slot of its sequence
 /// outputs     [n]          1 where an output is wanted
 /// ```
@@ -15,6 +16,7 @@ pub(crate) struct Columns {
     pub(crate) tokens: Vec<i32>,
     pub(crate) embeddings: Vec<f32>,
     pub(crate) positions: Vec<i32>,
+    pub(crate) places: Vec<[i32; 3]>,
     pub(crate) sequences: Vec<i32>,
     pub(crate) outputs: Vec<i8>,
 }
@@ -29,6 +31,7 @@ impl Columns {
         self.tokens.clear();
         self.embeddings.clear();
         self.positions.clear();
+        self.places.clear();
         self.sequences.clear();
         self.outputs.clear();
     }
@@ -37,6 +40,16 @@ impl Columns {
     pub(crate) fn embedding(&self, row: usize) -> Option<&[f32]> {
         let width = self.embeddings.len().checked_div(self.len())?;
         self.embeddings.get(row * width..(row + 1) * width).filter(|embedding| !embedding.is_empty())
+    }
+
+    /// Puts the positions of rows with places where llama.cpp looks for them: all times, all heights, all widths, and
+    /// all fourth numbers (llama-batch.cpp:1380).
+    pub(crate) fn flatten_places(&self, flat: &mut Vec<i32>) {
+        flat.clear();
+        flat.extend_from_slice(&self.positions);
+        for part in 0..3 {
+            flat.extend(self.places.iter().map(|place| place[part]));
+        }
     }
 
     /// Becomes the rows of `from` in the given order.
@@ -50,6 +63,9 @@ impl Columns {
             self.embeddings.extend_from_slice(from.embedding(row).unwrap_or_default());
         }
         self.positions.extend(rows().map(|row| from.positions[row]));
+        if !from.places.is_empty() {
+            self.places.extend(rows().map(|row| from.places[row]));
+        }
         self.sequences.extend(rows().map(|row| from.sequences[row]));
         self.outputs.extend(rows().map(|row| from.outputs[row]));
     }
@@ -111,6 +127,7 @@ mod tests {
                 tokens: if embeddings { Vec::new() } else { (100..100 + count).collect() },
                 embeddings: if embeddings { (0..3 * count).map(|number| number as f32).collect() } else { Vec::new() },
                 positions: (0..count).collect(),
+                places: if embeddings { (0..count).map(|row| [row, 2 * row, 3 * row]).collect() } else { Vec::new() },
                 sequences: slots.clone(),
                 outputs: (0..count).map(|row| (row % 2) as i8).collect(),
             };
@@ -119,6 +136,8 @@ mod tests {
             prop_assert!(arranged.sequences.is_sorted());
             prop_assert_eq!(arranged.len(), slots.len());
             let (positions, outputs) = (arranged.positions.clone(), arranged.outputs.clone());
+            let mut flat = Vec::new();
+            arranged.flatten_places(&mut flat);
             let (tokens, arranged_slots) = (arranged.tokens.clone(), arranged.sequences.clone());
             let all: Vec<Option<Vec<f32>>> =
                 (0..slots.len()).map(|row| arranged.embedding(row).map(<[f32]>::to_vec)).collect();
@@ -133,6 +152,8 @@ mod tests {
                 if embeddings {
                     let wanted: Vec<f32> = (3 * row..3 * row + 3).map(|number| number as f32).collect();
                     prop_assert_eq!(all[place].as_ref(), Some(&wanted));
+                    let flat: Vec<i32> = (0..4).map(|part| flat[part * slots.len() + place]).collect();
+                    prop_assert_eq!(flat, [row, row, 2 * row, 3 * row]);
                 } else {
                     prop_assert_eq!(tokens[place], 100 + row);
                     prop_assert_eq!(&all[place], &None);

@@ -50,6 +50,8 @@ pub struct Context {
     pub(crate) encoded: Option<Encoded>,
     /// Whether the last outputs are those of the encoder of an encoder-decoder.
     pub(crate) last_is_encoding: bool,
+    /// The positions of rows with places, in the order that llama.cpp reads them in.
+    pub(crate) flat_places: Vec<i32>,
     /// For each row lent, where its sequence ids stand: a column that llama.cpp wants as pointers.
     pub(crate) sequence_pointers: Vec<*mut i32>,
     /// For each row lent, how many sequence ids stand there.
@@ -119,6 +121,7 @@ impl Context {
             encoded: limits.encodes_first.then(|| Encoded::new(limits.sequences)),
             last_is_encoding: false,
             by_slot: BySlot::default(),
+            flat_places: Vec::new(),
             sequence_pointers: Vec::new(),
             ones: Vec::new(),
             limits,

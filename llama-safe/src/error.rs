@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::id::SeqId;
+use crate::place::Place;
 
 /// Why a model was not loaded.
 #[derive(Debug, Error)]
@@ -484,7 +485,40 @@ pub enum PushError {
         /// Its length.
         length: u32,
     },
-    /// Models with several positions a token (M-RoPE) need them given for embeddings, which is not offered yet.
+    /// A place for an embedding of a model that has none.
+    #[error("an embedding of this model has one position, which follows from its sequence: use push_embedding()")]
+    OnePosition,
+    /// A place before what the sequence holds in memory.
+    #[error("sequence {id} holds everything before time {first}, and the embedding is for {place:?}")]
+    PlaceInThePast {
+        /// The sequence.
+        id: SeqId,
+        /// What was given.
+        place: Place,
+        /// The first time that is free.
+        first: u32,
+    },
+    /// A place that does not come after the one before: by time, then height, then width.
+    #[error("the place {place:?} does not come after {after:?} of the same sequence {id}, by time, height and width")]
+    PlaceOutOfOrder {
+        /// The sequence.
+        id: SeqId,
+        /// What was given.
+        place: Place,
+        /// That of the sequence's last embedding in the batch.
+        after: Place,
+    },
+    /// A place of which a number is beyond the sequence's share of the context.
+    #[error("the place {place:?} for sequence {id} has a number that is not below {limit}: make the context larger")]
+    PlaceBeyondContext {
+        /// The sequence.
+        id: SeqId,
+        /// What was given.
+        place: Place,
+        /// The most tokens of a sequence.
+        limit: u32,
+    },
+    /// Models with another number of positions than 1 or 4, which llama.cpp does not have.
     #[error("this model gives each embedding {positions} positions, which this batch cannot carry")]
     SeveralPositions {
         /// Positions of an embedding.

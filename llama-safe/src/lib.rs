@@ -51,7 +51,7 @@
 //!
 //! # What each module is for, from the ground up
 //!
-//! Errors and ids; the limits of a context; batch rows, sequence slots, the packing of texts into batches, the texts that an
+//! Errors, ids and places; the limits of a context; batch rows, sequence slots, the packing of texts into batches, the texts that an
 //! encoder was given and the rules for model files (all without `unsafe`); the start of llama.cpp, its log, and parameters;
 //! model and vocabulary; context; sequences and their memory; batches and outputs; sampling; embeddings and scores of many
 //! texts. A module uses only those before it.
@@ -60,6 +60,7 @@
 mod error;
 mod id;
 mod limits;
+mod place;
 // Floor 2.
 mod columns;
 mod encoded;
@@ -114,6 +115,7 @@ pub use limits::{KvLayout, Limits, MemoryKind, Pooling};
 pub use model::Model;
 pub use outputs::Outputs;
 pub use params::{ContextParams, FlashAttention, KvType, LoadMode, ModelParams};
+pub use place::Place;
 pub use reranker::Reranker;
 pub use sampling::Sampler;
 pub use sequence::Sequence;

@@ -15,7 +15,7 @@ impl Context {
     /// The positions that llama.cpp holds of a sequence.
     ///
     /// As a rule this is `0..sequence.len()`. A sliding window may have forgotten the first ones; a recurrent memory
-    /// knows its last position alone; an encoder has none.
+    /// knows its last position alone; an encoder has none. A picture is at one position, whatever comes after it.
     ///
     /// # Errors
     ///
@@ -43,7 +43,7 @@ impl Context {
         if length == old {
             return Ok(());
         }
-        if !self.can_go_back(lease, length) || !self.remove(lease, length as i32, -1)? {
+        if length < lease.placed_end() || !self.can_go_back(lease, length) || !self.remove(lease, length as i32, -1)? {
             return Err(MemoryError::CannotTruncate { id: lease.id() });
         }
         lease.set_length(length);
@@ -117,7 +117,7 @@ impl Context {
         }
         let partial = length < whole && length > 0;
         let recurrent = matches!(self.limits.memory(), MemoryKind::Recurrent | MemoryKind::Hybrid);
-        if partial && (recurrent || !self.can_go_back(lease, length)) {
+        if partial && (recurrent || length < lease.placed_end() || !self.can_go_back(lease, length)) {
             return Err(MemoryError::CannotTruncate { id: lease.id() });
         }
         let fork = self.new_sequence()?;
@@ -137,6 +137,7 @@ impl Context {
             return Err(MemoryError::CannotTruncate { id: lease.id() });
         }
         fork.lease().set_length(length);
+        fork.lease().copy_placed(lease);
         if let Some(encoded) = &mut self.encoded {
             encoded.fork(lease.id(), fork.lease().id());
         }

@@ -19,6 +19,10 @@ pub(crate) struct Lease {
     length: AtomicU32,
     released: AtomicBool,
     damaged: AtomicBool,
+    /// Where the last embedding with a [place](crate::Place) of its own was followed by the next position; 0 without any.
+    placed_end: AtomicU32,
+    /// How far that position is ahead of the last one in memory.
+    placed_lead: AtomicU32,
     /// Sequences with the same number may share cells of a unified cache.
     family: AtomicU64,
     /// Leases of this pool that were released and are not reclaimed yet.
@@ -41,6 +45,32 @@ impl Lease {
 
     pub(crate) fn set_length(&self, length: u32) {
         self.length.store(length, Ordering::Relaxed);
+        if length < self.placed_end() {
+            self.set_placed(0, 0);
+        }
+    }
+
+    /// The positions before this one hold embeddings with places of their own, which cannot be told apart by position.
+    pub(crate) fn placed_end(&self) -> u32 {
+        self.placed_end.load(Ordering::Relaxed)
+    }
+
+    /// How far the next position is ahead of the last one in memory, but for the usual step of 1: a picture is at one
+    /// position there.
+    pub(crate) fn lead(&self) -> u32 {
+        if self.placed_end() == self.length() { self.placed_lead.load(Ordering::Relaxed) } else { 0 }
+    }
+
+    pub(crate) fn set_placed(&self, end: u32, lead: u32) {
+        self.placed_end.store(end, Ordering::Relaxed);
+        self.placed_lead.store(lead, Ordering::Relaxed);
+    }
+
+    /// A copy of `from` as far as its own length has the same embeddings.
+    pub(crate) fn copy_placed(&self, from: &Self) {
+        if self.length() >= from.placed_end() {
+            self.set_placed(from.placed_end(), from.placed_lead.load(Ordering::Relaxed));
+        }
     }
 
     pub(crate) fn is_damaged(&self) -> bool {
@@ -122,6 +152,8 @@ impl Pool {
             length: AtomicU32::new(0),
             released: AtomicBool::new(false),
             damaged: AtomicBool::new(false),
+            placed_end: AtomicU32::new(0),
+            placed_lead: AtomicU32::new(0),
             family: AtomicU64::new(self.families),
             released_in_pool: Arc::clone(&self.released),
         });

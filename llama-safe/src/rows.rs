@@ -8,6 +8,7 @@ use crate::encoded;
 use crate::error::{DecodeError, PushError, SequenceError};
 use crate::id::{ContextId, FillId, OutputSlot, SeqId, Token};
 use crate::limits::{Limits, MemoryKind, Pooling};
+use crate::place::Place;
 use crate::pool::Lease;
 
 /// What each row carries.
@@ -60,6 +61,29 @@ pub(crate) struct Participant {
     pub(crate) start: u32,
     /// Its rows.
     pub(crate) rows: u32,
+    /// Its length once they are in memory.
+    pub(crate) next: u32,
+    /// How far `start` was ahead of the last position in memory, see [`Lease::lead`].
+    lead: u32,
+    /// The place of its last row, in a batch of embeddings for a model with M-RoPE.
+    last: Option<Place>,
+    /// [`Lease::placed_end`] and its lead, once the rows are in memory; `None` where no row has a place of its own.
+    placed: Option<(u32, u32)>,
+}
+
+impl Participant {
+    /// The first position that a row may have: all that memory holds is before it.
+    pub(crate) fn first_free(&self) -> u32 {
+        self.start - self.lead
+    }
+
+    /// Notes that the rows are in memory.
+    pub(crate) fn settle(&self) {
+        self.lease.set_length(self.next);
+        if let Some((end, lead)) = self.placed {
+            self.lease.set_placed(end, lead);
+        }
+    }
 }
 
 impl Rows {
@@ -179,25 +203,30 @@ impl Rows {
         if let Some(bad) = tokens.iter().find(|token| token.0 as u32 >= vocabulary) {
             return Err(PushError::TokenOutOfRange { token: bad.0, vocabulary });
         }
-        let start = self.admit(lease, tokens.len())?;
+        let start = self.admit(lease, tokens.len(), tokens.len())?;
         self.columns.tokens.extend(tokens.iter().map(|token| token.0));
         Ok(self.append(lease.slot(), start, tokens.len() as u32, output_on_last))
     }
 
-    /// Adds one embedding of a sequence.
+    /// Adds one embedding of a sequence, at a place of its own or the next one.
     pub(crate) fn push_embedding(
         &mut self,
         lease: &Arc<Lease>,
         embedding: &[f32],
+        place: Option<Place>,
         output: bool,
     ) -> Result<OutputSlot, PushError> {
         if self.input != Input::Embeddings {
             return Err(PushError::TakesTokens);
         }
-        let positions = self.numbers.positions_per_embedding;
-        if positions != 1 {
-            // llama.cpp would read that many positions a row (llama-batch.cpp:1379).
-            return Err(PushError::SeveralPositions { positions });
+        // llama.cpp reads that many positions a row (llama-batch.cpp:1380).
+        let has_places = match self.numbers.positions_per_embedding {
+            1 => false,
+            4 => true,
+            positions => return Err(PushError::SeveralPositions { positions }),
+        };
+        if place.is_some() && !has_places {
+            return Err(PushError::OnePosition);
         }
         if embedding.len() != self.numbers.width as usize {
             return Err(PushError::EmbeddingWidth { got: embedding.len(), expected: self.numbers.width });
@@ -205,19 +234,57 @@ impl Rows {
         if let Some(index) = embedding.iter().position(|number| !number.is_finite()) {
             return Err(PushError::EmbeddingNotFinite { index, value: embedding[index] });
         }
-        let start = self.admit(lease, 1)?;
+        let start = match place {
+            Some(place) => self.admit_at(lease, place)?,
+            None => self.admit(lease, 1, 1)?,
+        };
         self.columns.embeddings.extend_from_slice(embedding);
+        if has_places {
+            let place = place.unwrap_or_else(|| Place::of_text(start));
+            // Below `sequence_tokens`, which is below i32::MAX.
+            self.columns.places.push([place.height, place.width, place.fourth].map(|number| number as i32));
+            let index = self.index_of_slot[lease.slot() as usize];
+            self.participants[index as usize].last = Some(place);
+        }
         Ok(self.append(lease.slot(), start, 1, output))
+    }
+
+    /// [`admit`](Self::admit) for an embedding with a place of its own.
+    fn admit_at(&mut self, lease: &Arc<Lease>, place: Place) -> Result<u32, PushError> {
+        let id = lease.id();
+        let limit = self.numbers.sequence_tokens;
+        if place.largest() >= limit {
+            return Err(PushError::PlaceBeyondContext { id, place, limit });
+        }
+        let known =
+            self.index_of_slot.get(lease.slot() as usize).and_then(|index| self.participants.get(*index as usize));
+        match known.filter(|participant| Arc::ptr_eq(&participant.lease, lease)) {
+            Some(Participant { last: Some(last), .. }) if !place.comes_after(*last) => {
+                return Err(PushError::PlaceOutOfOrder { id, place, after: *last });
+            }
+            // All that memory holds is before the first row, so that a failed decode can be taken back by position.
+            None if place.time < lease.length() - lease.lead() => {
+                return Err(PushError::PlaceInThePast { id, place, first: lease.length() - lease.lead() });
+            }
+            _ => {}
+        }
+        self.admit(lease, 1, 0)?;
+        let participant = &mut self.participants[self.index_of_slot[lease.slot() as usize] as usize];
+        participant.next = participant.next.max(place.next());
+        participant.placed = Some((participant.next, participant.next - place.time - 1));
+        Ok(place.time)
     }
 
     /// Checks everything that does not depend on the input's kind, enters the sequence among the participants, and
     /// returns the position of the first new row. Changes nothing where it returns an error.
-    fn admit(&mut self, lease: &Arc<Lease>, adding: usize) -> Result<u32, PushError> {
+    ///
+    /// So many rows, which take so many positions from the next one on.
+    fn admit(&mut self, lease: &Arc<Lease>, rows: usize, positions: usize) -> Result<u32, PushError> {
         lease.check_usable(self.context)?;
         let have = self.len();
-        let adding = adding as u64;
-        if u64::from(have) + adding > u64::from(self.numbers.capacity) {
-            return Err(PushError::BatchFull { limit: self.numbers.capacity, have, adding });
+        let (rows, adding) = (rows as u64, positions as u64);
+        if u64::from(have) + rows > u64::from(self.numbers.capacity) {
+            return Err(PushError::BatchFull { limit: self.numbers.capacity, have, adding: rows });
         }
         let slot = lease.slot() as usize;
         let index = self.index_of_slot[slot];
@@ -229,7 +296,7 @@ impl Rows {
                 // The slot was released and leased anew while its old rows still stand in this batch.
                 return Err(SequenceError::Stale { id: participant.lease.id() }.into());
             }
-            participant.start + participant.rows
+            participant.next
         };
         if self.for_encoder() {
             encoded::check_length(lease.id(), length, adding)?;
@@ -244,9 +311,19 @@ impl Rows {
         }
         if index == ABSENT {
             self.index_of_slot[slot] = self.participants.len() as u32;
-            self.participants.push(Participant { lease: Arc::clone(lease), start: length, rows: adding as u32 });
+            self.participants.push(Participant {
+                lease: Arc::clone(lease),
+                start: length,
+                rows: rows as u32,
+                next: length + adding as u32,
+                lead: if self.numbers.has_memory { lease.lead() } else { 0 },
+                last: None,
+                placed: None,
+            });
         } else {
-            self.participants[index as usize].rows += adding as u32;
+            let participant = &mut self.participants[index as usize];
+            participant.rows += rows as u32;
+            participant.next += adding as u32;
         }
         Ok(length)
     }
@@ -272,9 +349,9 @@ impl Rows {
         if self.len() == 0 {
             return Err(DecodeError::EmptyBatch);
         }
-        for Participant { lease, start, .. } in &self.participants {
+        for Participant { lease, start, lead, .. } in &self.participants {
             lease.check_usable(context)?;
-            if self.numbers.has_memory && lease.length() != *start {
+            if self.numbers.has_memory && (lease.length() != *start || lease.lead() != *lead) {
                 return Err(DecodeError::SequenceChanged { id: lease.id(), expected: *start, found: lease.length() });
             }
         }
@@ -368,9 +445,52 @@ mod tests {
             rows.push_tokens(&lease, &tokens(&[3]), true),
             Err(PushError::PooledAcrossDecodes { id: lease.id(), length: 2 })
         );
+        let two = Limits { positions_per_embedding: 2, ..limits() };
+        let mut rows = Rows::new(context, &two, Input::Embeddings);
+        let refused = PushError::SeveralPositions { positions: 2 };
+        assert_eq!(rows.push_embedding(&lease, &[0.0; 3], None, true), Err(refused));
+    }
+
+    fn place(time: u32, height: u32, width: u32) -> Place {
+        Place { time, height, width, fourth: 0 }
+    }
+
+    #[test]
+    fn a_picture_takes_one_position_and_the_next_is_after_its_largest() {
+        let context = ContextId::next();
+        let lease = Pool::new(context, 1).lease().unwrap();
+        lease.set_length(2);
         let four = Limits { positions_per_embedding: 4, ..limits() };
         let mut rows = Rows::new(context, &four, Input::Embeddings);
-        assert_eq!(rows.push_embedding(&lease, &[0.0; 3], true), Err(PushError::SeveralPositions { positions: 4 }));
+        let id = lease.id();
+        let mut push = |place| rows.push_embedding(&lease, &[0.0; 3], place, false).map(|slot| slot.row);
+        let past = PushError::PlaceInThePast { id, place: place(1, 5, 5), first: 2 };
+        assert_eq!(push(Some(place(1, 5, 5))), Err(past));
+        let beyond = PushError::PlaceBeyondContext { id, place: place(2, 16, 2), limit: 16 };
+        assert_eq!(push(Some(place(2, 16, 2))), Err(beyond));
+        assert_eq!(push(Some(place(2, 2, 2))), Ok(0));
+        assert_eq!(push(Some(place(2, 2, 5))), Ok(1));
+        let disorder = PushError::PlaceOutOfOrder { id, place: place(2, 2, 5), after: place(2, 2, 5) };
+        assert_eq!(push(Some(place(2, 2, 5))), Err(disorder));
+        assert_eq!(push(Some(place(2, 3, 2))), Ok(2));
+        assert_eq!(push(None), Ok(3));
+        assert_eq!(rows.columns().positions, [2, 2, 2, 6]);
+        assert_eq!(rows.columns().places, [[2, 2, 0], [2, 5, 0], [3, 2, 0], [6, 6, 0]]);
+        rows.participants()[0].settle();
+        assert_eq!((lease.length(), lease.lead(), lease.placed_end()), (7, 0, 6));
+
+        // Ended by a picture, memory's last position is not the one before the next.
+        rows.clear();
+        let mut push = |place| rows.push_embedding(&lease, &[0.0; 3], place, false).map(|slot| slot.row);
+        assert_eq!(push(Some(place(7, 7, 10))), Ok(0));
+        rows.participants()[0].settle();
+        assert_eq!((lease.length(), lease.lead(), lease.placed_end()), (11, 3, 11));
+        rows.clear();
+        rows.push_embedding(&lease, &[0.0; 3], Some(place(8, 9, 9)), false).expect("the next picture of a film");
+        assert_eq!(rows.participants()[0].first_free(), 8);
+        lease.set_length(5);
+        assert_eq!((lease.lead(), lease.placed_end()), (0, 0));
+        assert!(rows.check(context).is_err());
     }
 
     proptest! {
