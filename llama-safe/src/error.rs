@@ -56,6 +56,12 @@ pub enum LoadError {
         /// What the operating system says.
         source: std::io::Error,
     },
+    /// Metadata for a model whose weights come from a function announces tensors itself.
+    #[error("the header announces {tensors} tensors: leave them out, llama.cpp derives them from the metadata")]
+    HasTensors {
+        /// Tensors of the header.
+        tensors: usize,
+    },
     /// The file is damaged, or says something that llama.cpp would take on trust and fail on.
     #[error("the model file cannot be used: {0}")]
     Malformed(#[from] GgufError),

@@ -80,6 +80,7 @@ mod params;
 // Floor 4.
 mod adapter;
 mod detokenizer;
+mod generated;
 mod load;
 mod metadata;
 mod model;
@@ -110,6 +111,7 @@ pub use error::{
     AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, LoadError, MemoryError,
     OutputError, PushError, SamplingError, SequenceError, VocabError,
 };
+pub use generated::TensorShape;
 pub use id::{OutputSlot, SeqId, Token};
 pub use limits::{KvLayout, Limits, MemoryKind, Pooling};
 pub use model::Model;

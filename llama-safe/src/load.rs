@@ -169,7 +169,7 @@ unsafe extern "C" fn on_progress<F: FnMut(f32) -> ControlFlow<()>>(progress: f32
 }
 
 /// Loads by `call`, which is given llama.cpp's parameters.
-fn load<F: FnMut(f32) -> ControlFlow<()>>(
+pub(crate) fn load<F: FnMut(f32) -> ControlFlow<()>>(
     params: &ModelParams,
     header: &Header,
     progress: F,

@@ -130,7 +130,8 @@ struct guard_error {
     VALUE(llama_token, llama_sampler_sample, (sampler, ctx, i),                                                        \
           struct llama_sampler * sampler, struct llama_context * ctx, int32_t i)                                       \
     /* GGUF files */                                                                                                   \
-    VALUE(struct gguf_context *, gguf_init_from_file, (path, params), const char * path, struct gguf_init_params params)
+    VALUE(struct gguf_context *, gguf_init_from_file, (path, params), const char * path, struct gguf_init_params params)\
+    VALUE(struct gguf_context *, gguf_init_from_file_ptr, (file, params), FILE * file, struct gguf_init_params params)
 
 #define GUARD_DECLARE_VALUE(TYPE, NAME, ARGUMENTS, ...)                                                                \
     bool guard_##NAME(TYPE * result, struct guard_error * error, __VA_ARGS__);
