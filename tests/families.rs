@@ -1,6 +1,8 @@
 //! What each family of models does in a batch. Every test is named after its family first, so that
 //! `cargo test --test families mamba` runs one family; what is tested stands in `families/`.
 
+#[path = "families/adapters.rs"]
+mod adapters;
 #[path = "families/diffusion.rs"]
 mod diffusion;
 #[path = "families/embeddings.rs"]
@@ -343,4 +345,144 @@ fn qwen2vl_pictures_are_not_cut() {
 #[test]
 fn qwen2vl_aborted_pictures_are_rolled_back() {
     positions::aborted_pictures_are_rolled_back();
+}
+
+#[test]
+fn llama_tensors_are_adapted_or_named() {
+    adapters::each_tensor_is_adapted_or_named(Family::Llama, "output.weight", &[]);
+}
+
+#[test]
+fn qwen2_tensors_are_adapted_or_named() {
+    adapters::each_tensor_is_adapted_or_named(Family::Qwen2, "blk.0.attn_q.weight", &["token_embd.weight"]);
+}
+
+#[test]
+fn qwen3_tensors_are_adapted_or_named() {
+    adapters::each_tensor_is_adapted_or_named(Family::Qwen3, "blk.0.attn_q.weight", &["token_embd.weight"]);
+}
+
+#[test]
+fn moe_tensors_are_adapted_or_named() {
+    adapters::each_tensor_is_adapted_or_named(Family::Moe, "blk.0.attn_q.weight", &[]);
+}
+
+#[test]
+fn gemma_tensors_are_adapted_or_named() {
+    adapters::each_tensor_is_adapted_or_named(Family::Gemma, "blk.0.attn_q.weight", &["token_embd.weight"]);
+}
+
+#[test]
+fn mamba_tensors_are_adapted_or_named() {
+    adapters::each_tensor_is_adapted_or_named(Family::Mamba, "blk.0.ssm_in.weight", &[]);
+}
+
+#[test]
+fn hybrid_tensors_are_adapted_or_named() {
+    adapters::each_tensor_is_adapted_or_named(Family::Hybrid, "blk.0.ssm_in.weight", &[]);
+}
+
+#[test]
+fn rwkv_tensors_are_adapted_or_named() {
+    adapters::each_tensor_is_adapted_or_named(Family::Rwkv, "output.weight", &[]);
+}
+
+#[test]
+fn bert_tensors_are_adapted_or_named() {
+    adapters::each_tensor_is_adapted_or_named(Family::Bert, "blk.0.attn_q.weight", &[]);
+}
+
+#[test]
+fn reranker_tensors_are_adapted_or_named() {
+    adapters::each_tensor_is_adapted_or_named(Family::Reranker, "blk.0.attn_q.weight", &[]);
+}
+
+#[test]
+fn t5_tensors_are_adapted_or_named() {
+    adapters::each_tensor_is_adapted_or_named(Family::T5, "output.weight", &[]);
+}
+
+#[test]
+fn t5encoder_tensors_are_adapted_or_named() {
+    adapters::each_tensor_is_adapted_or_named(Family::T5Encoder, "enc.blk.0.attn_q.weight", &[]);
+}
+
+#[test]
+fn qwen2vl_tensors_are_adapted_or_named() {
+    adapters::each_tensor_is_adapted_or_named(Family::Qwen2Vl, "blk.0.attn_q.weight", &[]);
+}
+
+#[test]
+fn diffusion_tensors_are_adapted_or_named() {
+    adapters::each_tensor_is_adapted_or_named(Family::Diffusion, "blk.0.attn_q.weight", &[]);
+}
+
+#[test]
+fn llama_control_vector_steers_or_is_refused() {
+    adapters::control_vector_steers_or_is_refused(Family::Llama, false);
+}
+
+#[test]
+fn qwen2_control_vector_steers_or_is_refused() {
+    adapters::control_vector_steers_or_is_refused(Family::Qwen2, false);
+}
+
+#[test]
+fn qwen3_control_vector_steers_or_is_refused() {
+    adapters::control_vector_steers_or_is_refused(Family::Qwen3, false);
+}
+
+#[test]
+fn moe_control_vector_steers_or_is_refused() {
+    adapters::control_vector_steers_or_is_refused(Family::Moe, false);
+}
+
+#[test]
+fn gemma_control_vector_steers_or_is_refused() {
+    adapters::control_vector_steers_or_is_refused(Family::Gemma, false);
+}
+
+#[test]
+fn mamba_control_vector_steers_or_is_refused() {
+    adapters::control_vector_steers_or_is_refused(Family::Mamba, false);
+}
+
+#[test]
+fn hybrid_control_vector_steers_or_is_refused() {
+    adapters::control_vector_steers_or_is_refused(Family::Hybrid, false);
+}
+
+#[test]
+fn rwkv_control_vector_steers_or_is_refused() {
+    adapters::control_vector_steers_or_is_refused(Family::Rwkv, false);
+}
+
+#[test]
+fn bert_control_vector_steers_or_is_refused() {
+    adapters::control_vector_steers_or_is_refused(Family::Bert, true);
+}
+
+#[test]
+fn reranker_control_vector_steers_or_is_refused() {
+    adapters::control_vector_steers_or_is_refused(Family::Reranker, true);
+}
+
+#[test]
+fn t5_control_vector_steers_or_is_refused() {
+    adapters::control_vector_steers_or_is_refused(Family::T5, false);
+}
+
+#[test]
+fn t5encoder_control_vector_steers_or_is_refused() {
+    adapters::control_vector_steers_or_is_refused(Family::T5Encoder, false);
+}
+
+#[test]
+fn qwen2vl_control_vector_steers_or_is_refused() {
+    adapters::control_vector_steers_or_is_refused(Family::Qwen2Vl, false);
+}
+
+#[test]
+fn diffusion_control_vector_steers_or_is_refused() {
+    adapters::control_vector_steers_or_is_refused(Family::Diffusion, false);
 }

@@ -117,7 +117,9 @@ impl Adapter {
         &self.raw.invocation
     }
 
-    /// Tensors of the file that llama.cpp does not apply, by name: norms and other vectors. Empty for most adapters.
+    /// Tensors of the file that llama.cpp does not apply, by name: norms and other vectors, and matrices that its computation
+    /// reads by a way that adapters are not put on (convolutions, position tables, classification heads, the small products
+    /// of RWKV). Empty for most adapters.
     #[must_use]
     pub fn ignored(&self) -> &[String] {
         &self.raw.ignored

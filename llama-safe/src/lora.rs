@@ -18,6 +18,9 @@ pub(crate) struct Base<'model> {
 const FORMATS: [u32; 5] = [0, 1, 2, 8, 30];
 /// The token embedding, whose adapter is the other way round: a row of A is a token's (llama-graph.cpp:2435).
 const EMBEDDING: &str = "token_embd.weight";
+/// Encoders whose computation ends without logits, so that a missing head is not the token embedding.
+const WITHOUT_HEAD: [&str; 8] =
+    ["bert", "eurobert", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe"];
 /// The most tokens that switch an adapter on: what the header's reader keeps.
 const MOST_INVOCATION_TOKENS: u64 = 1024;
 
@@ -35,8 +38,7 @@ pub(crate) fn check(header: &Header, base: &Base) -> Result<Vec<String>, Adapter
         let a = pair.a.ok_or_else(|| missing("lora_a"))?;
         let b = pair.b.ok_or_else(|| missing("lora_b"))?;
         check_pair(name, a, b, base)?;
-        // A vector is added or multiplied, never in a product that llama.cpp adapts.
-        if base.shapes.get(*name).is_some_and(|shape| shape[1..] == [1, 1, 1]) {
+        if is_passed_over(name, base) {
             ignored.push((*name).to_owned());
         }
     }
@@ -45,6 +47,50 @@ pub(crate) fn check(header: &Header, base: &Base) -> Result<Vec<String>, Adapter
     }
     ignored.sort_unstable();
     Ok(ignored)
+}
+
+/// The last parts of names whose matrices llama.cpp computes with by themselves, adapter or not: tables that are looked up,
+/// convolutions, factors of a recurrence, the small products of RWKV and of latent attention, classification heads. Only
+/// what goes through `build_lora_mm` (llama-graph.cpp:1543) and the token embedding is adapted.
+const PASSED_OVER: [&str; 20] = [
+    "attn_k_b",
+    "attn_rel_b",
+    "attn_v_b",
+    "cls",
+    "conv",
+    "cross_attn_rel_b",
+    "position_embd",
+    "ssm_a",
+    "ssm_conv1d",
+    "ssm_d",
+    "time_mix_a1",
+    "time_mix_a2",
+    "time_mix_first",
+    "time_mix_g1",
+    "time_mix_g2",
+    "time_mix_lerp_fused",
+    "time_mix_r_k",
+    "time_mix_v1",
+    "time_mix_v2",
+    "token_types",
+];
+/// The same of RWKV 6 and 7, where other architectures have nothing of the name.
+const PASSED_OVER_BEGINNINGS: [&str; 3] = ["time_mix_w", "time_mix_decay", "ssm_conv1d_"];
+
+/// Whether llama.cpp takes an adapter for this tensor, and computes without it.
+fn is_passed_over(name: &str, base: &Base) -> bool {
+    let whole = name.strip_suffix(".weight").unwrap_or(name);
+    let part = whole.rsplit('.').next().unwrap_or(whole);
+    // A gate of one row, which is multiplied all the same.
+    let is_vector = base.shapes.get(name).is_some_and(|shape| shape[1..] == [1, 1, 1]) && part != "ffn_gate_inp_shexp";
+    is_vector
+        || name.ends_with(".bias")
+        || part.ends_with("_norm")
+        || PASSED_OVER.contains(&part)
+        || PASSED_OVER_BEGINNINGS.iter().any(|beginning| part.starts_with(beginning))
+        || whole == "cls.output"
+        // The file has a head that nothing of the encoder's computation reads.
+        || (base.architecture == "t5encoder" && whole == "output")
 }
 
 /// llama.cpp reads these as texts and aborts on another type (`gguf_get_val_str`, llama-adapter.cpp:212).
@@ -122,7 +168,7 @@ fn check_pair(name: &str, a: &Tensor, b: &Tensor, base: &Base) -> Result<(), Ada
     }
     // The embedding is looked up, everything else is multiplied.
     let (rank, expected_a, expected_b) = if name == EMBEDDING {
-        if !base.shapes.contains_key("output.weight") {
+        if !base.shapes.contains_key("output.weight") && !WITHOUT_HEAD.contains(&base.architecture) {
             // llama.cpp would multiply the head with factors that are made for looking up, and abort.
             return Err(AdapterError::TiedEmbedding);
         }
