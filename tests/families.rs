@@ -13,6 +13,8 @@ mod encoder_decoder;
 mod equivalence;
 #[path = "families/positions.rs"]
 mod positions;
+#[path = "families/state.rs"]
+mod state;
 
 use batch_suite::exact_params;
 use fixtures::{Family, Weights};
@@ -485,4 +487,69 @@ fn qwen2vl_control_vector_steers_or_is_refused() {
 #[test]
 fn diffusion_control_vector_steers_or_is_refused() {
     adapters::control_vector_steers_or_is_refused(Family::Diffusion, false);
+}
+
+#[test]
+fn llama_state_survives_restore() {
+    state::survives_restore(Family::Llama);
+}
+
+#[test]
+fn qwen2_state_survives_restore() {
+    state::survives_restore(Family::Qwen2);
+}
+
+#[test]
+fn qwen3_state_survives_restore() {
+    state::survives_restore(Family::Qwen3);
+}
+
+#[test]
+fn moe_state_survives_restore() {
+    state::survives_restore(Family::Moe);
+}
+
+#[test]
+fn gemma_state_survives_restore() {
+    state::survives_restore(Family::Gemma);
+}
+
+#[test]
+fn mamba_state_survives_restore() {
+    state::survives_restore(Family::Mamba);
+}
+
+#[test]
+fn hybrid_state_survives_restore() {
+    state::survives_restore(Family::Hybrid);
+}
+
+#[test]
+fn rwkv_state_survives_restore() {
+    state::survives_restore(Family::Rwkv);
+}
+
+#[test]
+fn bert_state_is_refused() {
+    state::is_refused(Family::Bert);
+}
+
+#[test]
+fn qwen2vl_state_survives_restore() {
+    state::survives_restore(Family::Qwen2Vl);
+}
+
+#[test]
+fn diffusion_state_is_refused() {
+    state::is_refused(Family::Diffusion);
+}
+
+#[test]
+fn t5_state_is_refused() {
+    state::is_refused(Family::T5);
+}
+
+#[test]
+fn t5encoder_state_is_refused() {
+    state::is_refused(Family::T5Encoder);
 }

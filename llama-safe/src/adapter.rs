@@ -9,6 +9,7 @@ use std::sync::Arc;
 use llama_sys as sys;
 
 use crate::error::{AdapterError, LoadError};
+use crate::fingerprint::Fingerprint;
 use crate::gguf_reader::read_header;
 use crate::id::Token;
 use crate::load::{MemoryFile, check_start};
@@ -30,6 +31,7 @@ struct RawAdapter {
     adapter: NonNull<sys::llama_adapter_lora>,
     invocation: Vec<Token>,
     ignored: Vec<String>,
+    fingerprint: Fingerprint,
     /// Freed after the adapter: llama.cpp frees the adapters that a model still has, and would free this one twice.
     model: Model,
 }
@@ -83,6 +85,7 @@ impl Adapter {
         let base = Base { architecture: &architecture, vocabulary: model.vocabulary_size(), shapes };
         let ignored = lora::check(&header, &base)?;
 
+        let fingerprint = Fingerprint::of_bytes(gguf);
         let file = MemoryFile::new(gguf).map_err(|source| LoadError::Buffer { source })?;
         log::forget_errors();
         let loaded = model.exclusively(|| {
@@ -100,7 +103,7 @@ impl Adapter {
             .map_err(|reason| AdapterError::Failed { reason })?
             .ok_or_else(|| AdapterError::Failed { reason: log::errors_or("it gives no reason") })?;
         let invocation = invocation_tokens(adapter);
-        Ok(Self { raw: Arc::new(RawAdapter { adapter, invocation, ignored, model: model.clone() }) })
+        Ok(Self { raw: Arc::new(RawAdapter { adapter, invocation, ignored, fingerprint, model: model.clone() }) })
     }
 
     /// The model that it was loaded for.
@@ -137,8 +140,25 @@ pub(crate) struct Steering {
     pub(crate) adapters: Vec<(Adapter, f32)>,
     /// The next computation begins by reserving its graph anew, which reads the model's list of adapters.
     pub(crate) reserve_pending: bool,
+    /// What tells the control vector from others; `None` without one.
+    pub(crate) control_vector: Option<Fingerprint>,
     /// A control vector that was not set up to its end must not be set again (llama-adapter.cpp:110).
     pub(crate) control_vector_failed: bool,
+}
+
+impl Steering {
+    /// What tells it from any other, in whatever order the adapters are: part of a saved state. Zeros for none.
+    pub(crate) fn fingerprint(&self) -> [u8; 32] {
+        let scaled = |(adapter, scale): &(Adapter, f32)| *adapter.raw.fingerprint.with(&scale.to_le_bytes()).as_bytes();
+        // A scale of 0 takes nothing from the model.
+        let mut parts: Vec<_> = self.adapters.iter().filter(|(_, scale)| *scale != 0.0).map(scaled).collect();
+        parts.sort_unstable();
+        parts.extend(self.control_vector.map(|vector| *vector.with(b"control vector").as_bytes()));
+        match parts.is_empty() {
+            true => [0; 32],
+            false => *Fingerprint::of_bytes(parts.as_flattened()).as_bytes(),
+        }
+    }
 }
 
 impl PartialEq for Adapter {

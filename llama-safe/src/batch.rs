@@ -305,8 +305,11 @@ impl Context {
             Err(reason) => return Err(DecodeError::Failed { reason, damaged: self.roll_back(&batch.rows, call) }),
         }
         match call {
-            // A shift that waited has been carried out before the first token.
-            Call::Decode => self.abort.deferred.store(false, Ordering::Relaxed),
+            // A shift or copy that waited has been carried out before the first token.
+            Call::Decode => {
+                self.abort.deferred.store(false, Ordering::Relaxed);
+                self.copies_wait = false;
+            }
             Call::Encode => self.remember_encoded(&batch.rows),
         }
         self.last_is_encoding = call == Call::Encode && self.encoded.is_some();

@@ -17,6 +17,7 @@ use crate::limits::{self, KvLayout, Limits, MemoryKind, Pooling};
 use crate::log;
 use crate::model::Model;
 use crate::params::{ContextParams, FlashAttention, KvType};
+use crate::payload::Layout;
 use crate::pool::Pool;
 
 /// Room to compute in, and the memory of up to [`Limits::sequences`] sequences.
@@ -58,6 +59,10 @@ pub struct Context {
     pub(crate) ones: Vec<i32>,
     pub(crate) abort: Arc<Abort>,
     pub(crate) steering: Steering,
+    /// Whether the next decode copies streams of cells before anything else.
+    pub(crate) copies_wait: bool,
+    /// How llama.cpp lays out states of this context, once that was needed.
+    pub(crate) layout: Option<Layout>,
     /// Last, so that it is dropped after the context's own `drop` has run.
     model: Model,
 }
@@ -127,6 +132,8 @@ impl Context {
             limits,
             abort,
             steering: Steering::default(),
+            copies_wait: false,
+            layout: None,
             model: model.clone(),
         };
         context.check_classifier(params.pooling)?;

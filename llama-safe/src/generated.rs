@@ -10,6 +10,7 @@ use std::ptr::NonNull;
 use llama_sys as sys;
 
 use crate::error::LoadError;
+use crate::fingerprint::Fingerprint;
 use crate::gguf_reader::read_header;
 use crate::hparams;
 use crate::load::{self, MemoryFile, load};
@@ -75,7 +76,8 @@ impl Model {
         tokens::check(&header)?;
         hparams::check(&header)?;
         let parsed = Parsed::new(metadata)?;
-        let mut state = Fill { function: fill, values: Vec::new(), panic: None };
+        let fingerprint = Fingerprint::of_bytes(metadata);
+        let mut state = Fill { function: fill, values: Vec::new(), fingerprint, panic: None };
         let set = setter(&state);
         let result = load(
             params,
@@ -103,7 +105,7 @@ impl Model {
             drop(result);
             resume_unwind(panic);
         }
-        result
+        Ok(result?.identified(state.fingerprint))
     }
 }
 
@@ -138,6 +140,8 @@ struct Fill<F> {
     function: F,
     /// Room for the values of one tensor.
     values: Vec<f32>,
+    /// Of the metadata, and of all values so far.
+    fingerprint: Fingerprint,
     panic: Option<Box<dyn Any + Send>>,
 }
 
@@ -174,6 +178,7 @@ unsafe extern "C" fn on_tensor<F: FnMut(TensorShape<'_>, &mut [f32])>(
         state.panic = Some(panic);
         return;
     }
+    state.fingerprint = state.fingerprint.with_numbers(&state.values);
     let bytes = size_of_val(state.values.as_slice());
     // SAFETY: the tensor has its memory, and is of 32-bit floats since the metadata named no tensor of another type
     // (llama-model-loader.cpp:1296), so that it takes exactly these bytes.

@@ -51,10 +51,10 @@
 //!
 //! # What each module is for, from the ground up
 //!
-//! Errors, ids and places; the limits of a context; batch rows, sequence slots, the packing of texts into batches, the texts that an
-//! encoder was given and the rules for model files (all without `unsafe`); the start of llama.cpp, its log, and parameters;
-//! model and vocabulary; context; sequences and their memory; batches and outputs; sampling; embeddings and scores of many
-//! texts. A module uses only those before it.
+//! Errors, ids and places; the limits of a context; batch rows, sequence slots, the packing of texts into batches, the texts
+//! that an encoder was given, the rules for model files and the bytes of saved states (all without `unsafe`); the start of
+//! llama.cpp, its log, and parameters; model and vocabulary; context; sequences, their memory, and saving it; batches and
+//! outputs; sampling; embeddings and scores of many texts. A module uses only those before it.
 
 // Floor 1.
 mod error;
@@ -64,15 +64,19 @@ mod place;
 // Floor 2.
 mod columns;
 mod encoded;
+mod fingerprint;
 mod gguf;
 mod gguf_reader;
 mod hparams;
 mod lora;
 mod packing;
+mod payload;
 mod pool;
 mod rows;
+mod snapshot;
 mod tokens;
 mod weights;
+mod whole_file;
 // Floor 3.
 mod backend;
 mod log;
@@ -90,6 +94,7 @@ mod context;
 // Floor 6.
 mod memory;
 mod sequence;
+mod state;
 mod steering;
 // Floor 7.
 mod batch;
@@ -109,7 +114,7 @@ pub use detokenizer::Detokenizer;
 pub use embedder::{Embedder, EmbedderParams, Embeddings};
 pub use error::{
     AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, LoadError, MemoryError,
-    OutputError, PushError, SamplingError, SequenceError, VocabError,
+    OutputError, PushError, SamplingError, SequenceError, StateError, VocabError,
 };
 pub use generated::TensorShape;
 pub use id::{OutputSlot, SeqId, Token};
@@ -121,4 +126,5 @@ pub use place::Place;
 pub use reranker::Reranker;
 pub use sampling::Sampler;
 pub use sequence::Sequence;
+pub use state::{SavedSequence, State};
 pub use vocab::{Special, Vocab, VocabKind};

@@ -5,13 +5,14 @@ use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 use llama_sys as sys;
 
 use crate::backend;
 use crate::error::{GgufError, LoadError};
+use crate::fingerprint::Fingerprint;
 use crate::gguf::Header;
 use crate::gguf_reader::read_header;
 use crate::hparams;
@@ -52,12 +53,14 @@ impl Model {
         let c_path = c_path(path)?;
         let header = read_file(path)?;
         check(&header, params)?;
-        load(params, &header, progress, |params| {
+        let fingerprint = fingerprint(path).map_err(|source| unreadable(path, source))?;
+        let model = load(params, &header, progress, |params| {
             sys::guarded(std::ptr::null_mut(), |result, error| {
                 // SAFETY: the path is terminated and outlives the call, as does what `params` points to.
                 unsafe { sys::guard_llama_model_load_from_file(result, error, c_path.as_ptr(), params) }
             })
-        })
+        });
+        Ok(model?.identified(fingerprint))
     }
 
     /// Loads a GGUF file that is in memory, an embedded one for example. The bytes are not needed afterwards.
@@ -84,24 +87,23 @@ impl Model {
         check_start(gguf)?;
         let header = read_header(Cursor::new(gguf))?;
         check(&header, params)?;
+        let fingerprint = Fingerprint::of(Cursor::new(gguf)).map_err(|source| LoadError::Buffer { source })?;
         let file = MemoryFile::new(gguf).map_err(|source| LoadError::Buffer { source })?;
-        load(params, &header, progress, |params| {
+        let model = load(params, &header, progress, |params| {
             sys::guarded(std::ptr::null_mut(), |result, error| {
                 // SAFETY: the stream is open for the call. llama.cpp does not close it (llama-mmap.cpp:229), and
                 // what it maps of the file outlives the stream.
                 unsafe { sys::guard_llama_model_load_from_file_ptr(result, error, file.as_ptr().cast(), params) }
             })
-        })
+        });
+        Ok(model?.identified(fingerprint))
     }
 }
 
 /// Reads what a file says before its weights. What cannot be a model file is refused in words that say more than
 /// llama.cpp's.
 pub(crate) fn read_file(path: &Path) -> Result<Header, LoadError> {
-    let unreadable = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => LoadError::NotFound { path: path.to_owned() },
-        _ => LoadError::Unreadable { path: path.to_owned(), source },
-    };
+    let unreadable = |source| unreadable(path, source);
     if path.metadata().map_err(unreadable)?.is_dir() {
         return Err(LoadError::IsDirectory { path: path.to_owned() });
     }
@@ -113,6 +115,37 @@ pub(crate) fn read_file(path: &Path) -> Result<Header, LoadError> {
         Err(GgufError::Unreadable { source }) => Err(unreadable(source)),
         other => Ok(other?),
     }
+}
+
+fn unreadable(path: &Path, source: io::Error) -> LoadError {
+    match source.kind() {
+        io::ErrorKind::NotFound => LoadError::NotFound { path: path.to_owned() },
+        _ => LoadError::Unreadable { path: path.to_owned(), source },
+    }
+}
+
+/// What tells a model from others, over all files that it is split into. One that is missing is left to llama.cpp to name.
+fn fingerprint(path: &Path) -> io::Result<Fingerprint> {
+    let mut fingerprint = Fingerprint::of(File::open(path)?)?;
+    for part in other_parts(path) {
+        match File::open(part) {
+            Ok(part) => fingerprint = fingerprint.with(Fingerprint::of(part)?.as_bytes()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(fingerprint)
+}
+
+/// The files that a model's first one names by its own name, `NAME-00001-of-00003.gguf`.
+fn other_parts(first: &Path) -> impl Iterator<Item = PathBuf> {
+    let name = first.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".gguf"));
+    let split = name.and_then(|name| name.rsplit_once("-of-")).and_then(|(name, count)| {
+        let name = name.strip_suffix("-00001").filter(|_| count.len() == 5 && !count.starts_with('+'))?;
+        Some((name.to_owned(), count.parse::<u32>().ok()?))
+    });
+    let (name, count) = split.unwrap_or_default();
+    (2..=count).map(move |index| first.with_file_name(format!("{name}-{index:05}-of-{count:05}.gguf")))
 }
 
 /// Refuses what llama.cpp would take on trust.
@@ -265,6 +298,18 @@ fn open_stream() -> *mut libc::FILE {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_parts_of_a_split_model_are_found_by_name() {
+        let parts = |name: &str| other_parts(Path::new(name)).collect::<Vec<_>>();
+        let found = ["models/a-00002-of-00003.gguf", "models/a-00003-of-00003.gguf"].map(PathBuf::from);
+        assert_eq!(parts("models/a-00001-of-00003.gguf"), found);
+        for single in
+            ["a.gguf", "a-00002-of-00003.gguf", "a-00001-of-3.gguf", "-of-00003.gguf", "", "a-00001-of-+0003.gguf"]
+        {
+            assert_eq!(parts(single), Vec::<PathBuf>::new(), "{single}");
+        }
+    }
 
     #[test]
     fn blocks_are_ggmls() {

@@ -133,6 +133,7 @@ impl Context {
             unsafe { sys::guard_llama_memory_seq_cp(error, memory, lease.slot(), fork.lease().slot(), start, end) }
         })
         .map_err(|reason| MemoryError::Failed { reason })?;
+        self.copies_wait |= !unified;
         if partial && !unified && !self.remove(fork.lease(), length as i32, -1)? {
             return Err(MemoryError::CannotTruncate { id: lease.id() });
         }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use llama_sys as sys;
 
+use crate::fingerprint::Fingerprint;
 use crate::gguf::Shapes;
 
 use crate::id::Token;
@@ -20,6 +21,8 @@ pub struct Model {
 struct RawModel {
     model: NonNull<sys::llama_model>,
     sizes: Sizes,
+    /// What tells it from other models; `None` where nothing does.
+    fingerprint: Option<Fingerprint>,
     /// Shapes of its tensors; `None` without weights.
     shapes: Option<Shapes>,
     /// Making a context writes to the model (llama-context.cpp:3896), as loading and freeing adapters does: one at a time.
@@ -78,7 +81,7 @@ impl Model {
                 vocabulary: count(sys::llama_vocab_n_tokens(sys::llama_model_get_vocab(raw))),
             }
         };
-        Self { raw: Arc::new(RawModel { model, sizes, shapes, exclusive: Mutex::new(()) }) }
+        Self { raw: Arc::new(RawModel { model, sizes, fingerprint: None, shapes, exclusive: Mutex::new(()) }) }
     }
 
     /// llama.cpp's model, for the modules that call it.
@@ -100,6 +103,19 @@ impl Model {
     /// Shapes of its tensors by name; `None` for a vocabulary alone.
     pub(crate) fn shapes(&self) -> Option<&Shapes> {
         self.raw.shapes.as_ref()
+    }
+
+    /// The model, with what tells it from others. To be called before it is cloned.
+    pub(crate) fn identified(mut self, fingerprint: Fingerprint) -> Self {
+        if let Some(raw) = Arc::get_mut(&mut self.raw) {
+            raw.fingerprint = Some(fingerprint);
+        }
+        self
+    }
+
+    /// What tells it from other models.
+    pub(crate) fn fingerprint(&self) -> Option<Fingerprint> {
+        self.raw.fingerprint
     }
 
     pub(crate) fn is_vocab_only(&self) -> bool {

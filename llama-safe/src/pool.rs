@@ -185,6 +185,11 @@ impl Pool {
         self.slots.iter().filter_map(|slot| slot.lease.as_ref()).filter(|lease| !lease.released.load(Ordering::Acquire))
     }
 
+    /// Slots that cannot be leased: their leases live, or are not reclaimed yet.
+    pub(crate) fn taken(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.lease.is_some()).count()
+    }
+
     /// A family that no other sequence is of.
     pub(crate) fn new_family(&mut self) -> u64 {
         self.families += 1;

@@ -7,6 +7,7 @@ use llama_sys as sys;
 use crate::adapter::Adapter;
 use crate::context::Context;
 use crate::error::{AdapterError, ControlVectorError};
+use crate::fingerprint::Fingerprint;
 use crate::log;
 
 /// Architectures whose computation never looks at a control vector: those whose graph (src/models) does not call
@@ -162,6 +163,9 @@ impl Context {
             }
         });
         self.steering.reserve_pending = true;
+        let range = (i64::from(first) << 32 | i64::from(last)).to_le_bytes();
+        let fingerprint = (!directions.is_empty()).then(|| Fingerprint::of_bytes(&range).with_numbers(directions));
+        self.steering.control_vector = fingerprint;
         let failed = match code {
             Ok(0) => return Ok(()),
             Ok(code) => log::errors_or(&format!("code {code}")),

@@ -1,0 +1,498 @@
+//! llama.cpp's bytes of one sequence: what they are made of, and whether they may go back to it. Plain data, no llama.cpp.
+//!
+//! llama.cpp checks types and sizes of rows when it reads a state, and trusts the rest. A recurrent state that says that
+//! it has two cells ends the process (llama-memory-recurrent.cpp:1062); a negative position makes a cell of the KV cache
+//! that nothing can free (llama-kv-cells.h:405); a number that is not finite reaches other sequences, since what is masked
+//! is multiplied by zero and not left out. So every number is walked here first, by the [`Layout`] that llama.cpp itself
+//! writes in this context.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+
+use crate::error::StateError;
+
+/// `io_magic` (llama-context.cpp:3192).
+const MAGIC: u32 = 0xaf14_3cd8;
+
+/// What the states of a context are made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Layout {
+    sections: Vec<Section>,
+}
+
+/// One of llama.cpp's memories. A sliding window is a second KV cache, a hybrid has a recurrent state after them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Section {
+    Attention {
+        /// Each cell has two more positions and a token (M-RoPE, n-gram embeddings).
+        extended: bool,
+        /// Values lie by element, not by cell: what is computed without the fused kernel.
+        transposed: bool,
+        rotations: [u32; 2],
+        keys: Vec<Tensor>,
+        /// One for each of the keys, or none (latent attention).
+        values: Vec<Tensor>,
+    },
+    Recurrent {
+        layers: u32,
+        convolutions: Vec<Tensor>,
+        states: Vec<Tensor>,
+    },
+}
+
+/// What one layer keeps for each cell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Tensor {
+    number: Number,
+    /// Bytes for each cell.
+    row: u64,
+}
+
+/// How numbers are stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Number {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Number {
+    /// From ggml's number of the type.
+    fn from_ggml(number: i32) -> Option<Self> {
+        match number {
+            0 => Some(Self::F32),
+            1 => Some(Self::F16),
+            30 => Some(Self::Bf16),
+            _ => None,
+        }
+    }
+
+    fn ggml(self) -> i32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Bf16 => 30,
+        }
+    }
+
+    fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// Whether computing with these numbers can harm the sequences beside them: they are finite, and so far from the
+    /// largest that a sum of products is finite too. Neither holds anywhere in the state of a model that works.
+    fn are_tame(self, bytes: &[u8]) -> bool {
+        const MOST: f32 = 1e30;
+        // Without an early exit, so that the loop is vectorised.
+        match self {
+            Self::F32 => {
+                let most = MOST.to_bits();
+                bytes
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .fold(true, |tame, word| tame & (u32::from_ne_bytes(*word) & 0x7fff_ffff <= most))
+            }
+            Self::F16 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .fold(true, |tame, word| tame & (u16::from_ne_bytes(*word) & 0x7c00 != 0x7c00)),
+            Self::Bf16 => {
+                let most = (MOST.to_bits() >> 16) as u16;
+                bytes.as_chunks().0.iter().fold(true, |tame, word| tame & (u16::from_ne_bytes(*word) & 0x7fff <= most))
+            }
+        }
+    }
+}
+
+/// What is known of a sequence and its context without looking at the bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    /// Tokens of the sequence, at least 1.
+    pub length: u32,
+    /// Tokens of the vocabulary.
+    pub vocabulary: u32,
+    /// Whether the first tokens may have been forgotten.
+    pub windowed: bool,
+}
+
+/// Where in the bytes each section has what is the same in every context.
+pub(crate) type Bodies = Vec<Range<usize>>;
+
+impl Layout {
+    /// Number type of keys and values as ggml numbers them, and whether values are transposed; `None` without a KV cache.
+    pub(crate) fn kv(&self) -> Option<(i32, Option<i32>, bool)> {
+        self.sections.iter().find_map(|section| match section {
+            Section::Attention { keys, values, transposed, .. } => {
+                let kind = |tensors: &[Tensor]| tensors.first().map(|tensor| tensor.number.ggml());
+                Some((kind(keys)?, kind(values), *transposed))
+            }
+            Section::Recurrent { .. } => None,
+        })
+    }
+
+    /// Finds out how llama.cpp has written a sequence.
+    ///
+    /// `native` is what `llama_state_seq_get_data` gave for the sequence in `slot` of a context with `streams` streams of
+    /// cells. Only bytes that llama.cpp wrote may be given: they are believed. `None` where they can be read in no way
+    /// that is known here, or in several.
+    pub(crate) fn learn(native: &[u8], streams: u32, slot: u32, facts: Facts) -> Option<(Self, Bodies)> {
+        let mut reader = Reader { bytes: native, at: 0 };
+        if reader.u32()? != MAGIC || reader.u32()? != slot {
+            return None;
+        }
+        let learner = Learner { bytes: native, streams, slot, facts };
+        let mut readings = Vec::new();
+        learner.rest(reader.at, &mut Vec::new(), &mut readings);
+        match readings.len() {
+            1 => readings.pop().map(|found| {
+                let (sections, bodies) = found.into_iter().unzip();
+                (Self { sections }, bodies)
+            }),
+            _ => None,
+        }
+    }
+
+    /// What is kept of a sequence that was [learnt](Self::learn) from: nothing that depends on its slot or on how many
+    /// others there are.
+    pub(crate) fn to_portable(&self, native: &[u8], bodies: &Bodies) -> Vec<u8> {
+        let mut portable = Vec::with_capacity(native.len());
+        for (section, body) in self.sections.iter().zip(bodies) {
+            let Section::Attention { extended, .. } = section else {
+                portable.extend_from_slice(&native[body.clone()]);
+                continue;
+            };
+            portable.extend_from_slice(&1u32.to_ne_bytes());
+            let start = portable.len();
+            portable.extend_from_slice(&native[body.clone()]);
+            let cells = Reader { bytes: &portable, at: start }.u32().unwrap_or(0) as usize;
+            let cell = cell_bytes(*extended);
+            for index in 1..=cells {
+                let end = start + 4 + index * cell;
+                portable[end - 4..end].fill(0);
+            }
+        }
+        portable
+    }
+
+    /// What `llama_state_seq_set_data` takes, of bytes that [`check`](Self::check) has passed.
+    pub(crate) fn to_native(&self, portable: &[u8], bodies: &Bodies, streams: u32, slot: u32) -> Vec<u8> {
+        let streams = streams.max(1);
+        let more = 8 + self.sections.len() * 4 * streams as usize;
+        let mut native = Vec::with_capacity(portable.len() + more);
+        native.extend_from_slice(&MAGIC.to_ne_bytes());
+        native.extend_from_slice(&slot.to_ne_bytes());
+        for (section, body) in self.sections.iter().zip(bodies) {
+            match section {
+                Section::Recurrent { .. } => native.extend_from_slice(&portable[body.clone()]),
+                Section::Attention { .. } => {
+                    native.extend_from_slice(&streams.to_ne_bytes());
+                    // Whichever of the streams has cells, llama.cpp puts them where the slot's are
+                    // (llama-kv-cache.cpp:2193).
+                    native.extend_from_slice(&portable[body.clone()]);
+                    native.resize(native.len() + 4 * (streams as usize - 1), 0);
+                }
+            }
+        }
+        native
+    }
+
+    /// Checks bytes that anybody may have written against all that llama.cpp would trust.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Malformed`] or [`StateError::NotFinite`], with the place.
+    pub(crate) fn check(&self, portable: &[u8], facts: Facts) -> Result<Bodies, StateError> {
+        let mut checker = Checker { reader: Reader { bytes: portable, at: 0 }, facts };
+        let mut bodies = Vec::with_capacity(self.sections.len());
+        for section in &self.sections {
+            bodies.push(checker.section(section)?);
+        }
+        match portable.len() - checker.reader.at {
+            0 => Ok(bodies),
+            _ => Err(checker.malformed("the end")),
+        }
+    }
+}
+
+/// Bytes of what is said of a cell: position, number of sequences, sequence; two positions and a token.
+fn cell_bytes(extended: bool) -> usize {
+    if extended { 24 } else { 12 }
+}
+
+#[derive(Clone, Copy)]
+struct Reader<'bytes> {
+    bytes: &'bytes [u8],
+    at: usize,
+}
+
+impl<'bytes> Reader<'bytes> {
+    fn take(&mut self, count: u64) -> Option<&'bytes [u8]> {
+        let end = self.at.checked_add(usize::try_from(count).ok()?)?;
+        let taken = self.bytes.get(self.at..end)?;
+        self.at = end;
+        Some(taken)
+    }
+
+    fn word<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let word = *self.bytes.get(self.at..)?.first_chunk()?;
+        self.at += N;
+        Some(word)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.word().map(u32::from_ne_bytes)
+    }
+
+    fn i32(&mut self) -> Option<i32> {
+        self.word().map(i32::from_ne_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.word().map(u64::from_ne_bytes)
+    }
+}
+
+/// Reads what llama.cpp wrote, in every way that it could be meant.
+struct Learner<'bytes> {
+    bytes: &'bytes [u8],
+    streams: u32,
+    slot: u32,
+    facts: Facts,
+}
+
+/// The most memories of one model: three, with an index of attention.
+const MOST_SECTIONS: usize = 4;
+
+impl Learner<'_> {
+    fn rest(
+        &self,
+        at: usize,
+        found: &mut Vec<(Section, Range<usize>)>,
+        readings: &mut Vec<Vec<(Section, Range<usize>)>>,
+    ) {
+        if at == self.bytes.len() {
+            readings.push(found.clone());
+            return;
+        }
+        if found.len() == MOST_SECTIONS || readings.len() > 1 {
+            return;
+        }
+        let attention =
+            [false, true].into_iter().flat_map(|extended| self.attention(at, extended).into_iter().flatten());
+        for (section, body, end) in attention.chain(self.recurrent(at)) {
+            found.push((section, body));
+            self.rest(end, found, readings);
+            found.pop();
+        }
+    }
+
+    /// A KV cache without values, and one with them.
+    fn attention(&self, at: usize, extended: bool) -> [Option<(Section, Range<usize>, usize)>; 2] {
+        let read = || {
+            let mut reader = Reader { bytes: self.bytes, at };
+            if reader.u32()? != self.streams {
+                return None;
+            }
+            let mut empty = 0;
+            let (start, cells) = loop {
+                let start = reader.at;
+                match reader.u32()? {
+                    0 => empty += 1,
+                    cells => break (start, cells),
+                }
+            };
+            let empty_after = self.streams.checked_sub(empty + 1)?;
+            for _ in 0..cells {
+                let position = reader.i32()?;
+                if !(0..i64::from(self.facts.length)).contains(&i64::from(position)) || reader.u32()? != 1 {
+                    return None;
+                }
+                reader.take(if extended { 12 } else { 0 })?;
+                if reader.u32()? != self.slot {
+                    return None;
+                }
+            }
+            let transposed = match reader.u32()? {
+                0 => false,
+                1 => true,
+                _ => return None,
+            };
+            let layers = reader.u32()?;
+            let rotations = [reader.u32()?, reader.u32()?];
+            let keys = (0..layers).map(|_| tensor(&mut reader, cells)).collect::<Option<Vec<_>>>()?;
+            let close = |mut reader: Reader<'_>, values| {
+                let body = start..reader.at;
+                for _ in 0..empty_after {
+                    if reader.u32()? != 0 {
+                        return None;
+                    }
+                }
+                let section = Section::Attention { extended, transposed, rotations, keys: keys.clone(), values };
+                Some((section, body, reader.at))
+            };
+            let mut with = reader;
+            let values = (0..layers)
+                .map(|_| if transposed { transposed_tensor(&mut with, cells) } else { tensor(&mut with, cells) })
+                .collect::<Option<Vec<_>>>()
+                .filter(|values| !values.is_empty());
+            Some([close(reader, Vec::new()), values.and_then(|values| close(with, values))])
+        };
+        read().unwrap_or([None, None])
+    }
+
+    /// A recurrent state, which is one cell.
+    fn recurrent(&self, at: usize) -> Vec<(Section, Range<usize>, usize)> {
+        let read = || {
+            let mut reader = Reader { bytes: self.bytes, at };
+            let last = i64::from(self.facts.length) - 1;
+            if reader.u32()? != 1 || i64::from(reader.i32()?) != last || reader.u32()? != 0 || reader.u32()? != 0 {
+                return None;
+            }
+            let layers = reader.u32()?;
+            let first = tensor(&mut reader.clone(), 1)?;
+            let mut convolutions = Vec::new();
+            let mut found = Vec::new();
+            // Layers that attend have none: how many there are is not written.
+            while convolutions.len() < layers as usize && tensor(&mut reader, 1) == Some(first) {
+                convolutions.push(first);
+                let mut rest = reader;
+                let Some(state) = tensor(&mut rest.clone(), 1) else { continue };
+                let states: Vec<_> = convolutions.iter().map_while(|_| tensor(&mut rest, 1)).collect();
+                if states.len() == convolutions.len() && states.iter().all(|other| *other == state) {
+                    let section = Section::Recurrent { layers, convolutions: convolutions.clone(), states };
+                    found.push((section, at..rest.at, rest.at));
+                }
+            }
+            Some(found)
+        };
+        read().unwrap_or_default()
+    }
+}
+
+fn tensor(reader: &mut Reader<'_>, cells: u32) -> Option<Tensor> {
+    let number = Number::from_ggml(reader.i32()?)?;
+    let row = reader.u64()?;
+    reader.take(row.checked_mul(cells.into())?)?;
+    (row % number.bytes() == 0).then_some(Tensor { number, row })
+}
+
+fn transposed_tensor(reader: &mut Reader<'_>, cells: u32) -> Option<Tensor> {
+    let number = Number::from_ggml(reader.i32()?)?;
+    let element = u64::from(reader.u32()?);
+    let row = element * u64::from(reader.u32()?);
+    reader.take(row.checked_mul(cells.into())?)?;
+    (element == number.bytes()).then_some(Tensor { number, row })
+}
+
+/// Reads what anybody wrote, in the one way that llama.cpp will.
+struct Checker<'bytes> {
+    reader: Reader<'bytes>,
+    facts: Facts,
+}
+
+impl Checker<'_> {
+    fn malformed(&self, what: &'static str) -> StateError {
+        StateError::Malformed { at: self.reader.at as u64, what }
+    }
+
+    /// The next number must be this one.
+    fn expect(&mut self, want: u32, what: &'static str) -> Result<(), StateError> {
+        let error = self.malformed(what);
+        if self.reader.u32() == Some(want) { Ok(()) } else { Err(error) }
+    }
+
+    fn section(&mut self, section: &Section) -> Result<Range<usize>, StateError> {
+        match section {
+            Section::Attention { extended, transposed, rotations, keys, values } => {
+                self.expect(1, "streams of cells")?;
+                let start = self.reader.at;
+                let cells = self.cells(*extended)?;
+                self.expect(u32::from(*transposed), "whether values are transposed")?;
+                self.expect(keys.len() as u32, "layers with keys")?;
+                self.expect(rotations[0], "rotation of keys")?;
+                self.expect(rotations[1], "rotation of values")?;
+                for key in keys {
+                    self.tensor(*key, cells)?;
+                }
+                for value in values {
+                    if *transposed { self.transposed(*value, cells)? } else { self.tensor(*value, cells)? }
+                }
+                Ok(start..self.reader.at)
+            }
+            Section::Recurrent { layers, convolutions, states } => {
+                let start = self.reader.at;
+                self.expect(1, "cells of a recurrent state")?;
+                self.expect(self.facts.length - 1, "position of a recurrent state")?;
+                self.expect(0, "sequences of a recurrent state")?;
+                self.expect(0, "whether states are transposed")?;
+                self.expect(*layers, "layers")?;
+                for tensor in convolutions.iter().chain(states) {
+                    self.tensor(*tensor, 1)?;
+                }
+                Ok(start..self.reader.at)
+            }
+        }
+    }
+
+    /// Every position once, up to the last, without a hole.
+    fn cells(&mut self, extended: bool) -> Result<u32, StateError> {
+        let Facts { length, vocabulary, windowed } = self.facts;
+        let error = self.malformed("cells");
+        let cells = self.reader.u32().filter(|cells| (1..=length).contains(cells)).ok_or(error)?;
+        if !windowed && cells != length {
+            return Err(StateError::Malformed { at: self.reader.at as u64 - 4, what: "cells" });
+        }
+        let first = length - cells;
+        let mut seen = vec![false; cells as usize];
+        for _ in 0..cells {
+            let error = self.malformed("position of a cell");
+            let place = self.reader.u32().and_then(|position| position.checked_sub(first));
+            match place.and_then(|place| seen.get_mut(place as usize)) {
+                Some(seen) if !*seen => *seen = true,
+                _ => return Err(error),
+            }
+            self.expect(1, "sequences of a cell")?;
+            if extended {
+                let error = self.malformed("token of a cell");
+                self.reader.take(8).ok_or_else(|| self.malformed("positions of a cell"))?;
+                let token = self.reader.i32().ok_or(error)?;
+                if token < -1 || i64::from(token) >= i64::from(vocabulary) {
+                    return Err(StateError::Malformed { at: self.reader.at as u64 - 4, what: "token of a cell" });
+                }
+            }
+            self.expect(0, "sequence of a cell")?;
+        }
+        Ok(cells)
+    }
+
+    fn tensor(&mut self, tensor: Tensor, cells: u32) -> Result<(), StateError> {
+        self.expect(tensor.number.ggml() as u32, "type of numbers")?;
+        let error = self.malformed("bytes of a row");
+        if self.reader.u64() != Some(tensor.row) {
+            return Err(error);
+        }
+        self.numbers(tensor, cells)
+    }
+
+    fn transposed(&mut self, tensor: Tensor, cells: u32) -> Result<(), StateError> {
+        self.expect(tensor.number.ggml() as u32, "type of numbers")?;
+        self.expect(tensor.number.bytes() as u32, "bytes of a number")?;
+        let error = self.malformed("width of values");
+        if self.reader.u32().map(u64::from) != Some(tensor.row / tensor.number.bytes()) {
+            return Err(error);
+        }
+        self.numbers(tensor, cells)
+    }
+
+    fn numbers(&mut self, tensor: Tensor, cells: u32) -> Result<(), StateError> {
+        let at = self.reader.at as u64;
+        let bytes = tensor.row.checked_mul(cells.into()).and_then(|count| self.reader.take(count));
+        let bytes = bytes.ok_or(StateError::Malformed { at, what: "numbers" })?;
+        if tensor.number.are_tame(bytes) { Ok(()) } else { Err(StateError::NotFinite { at }) }
+    }
+}

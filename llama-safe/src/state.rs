@@ -1,0 +1,531 @@
+//! Saving what sequences have in memory, and restoring it: later, in another context, in another process.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use llama_sys as sys;
+
+use crate::backend;
+use crate::context::Context;
+use crate::error::StateError;
+use crate::limits::{KvLayout, MemoryKind};
+use crate::log;
+use crate::payload::{Bodies, Facts, Layout};
+use crate::pool::Lease;
+use crate::sequence::Sequence;
+use crate::snapshot::{self, Conditions, Entry, Header};
+use crate::whole_file;
+
+/// What one sequence, or several, had in the memory of a context: as bytes, with all that tells where they fit.
+///
+/// The tokens themselves are not in it, as they are not in the context.
+///
+/// Bytes from outside are checked before llama.cpp sees any of them: that they are complete and unchanged when the state
+/// is made ([`from_bytes`](Self::from_bytes), [`read`](Self::read)), and that they fit the context, number by number, when
+/// they are restored. Whoever forges a state, with its checksum, gets nonsense out of the sequence that is restored
+/// from it, and nothing else.
+#[derive(Clone, PartialEq, Eq)]
+pub struct State {
+    bytes: Vec<u8>,
+    header: Header,
+    sequences: Vec<SavedSequence>,
+}
+
+/// A sequence of a [`State`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SavedSequence {
+    length: u32,
+    slot: u32,
+}
+
+impl SavedSequence {
+    /// Tokens that it had in memory.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.length
+    }
+
+    /// Whether nothing was in memory.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// The [slot](crate::SeqId::slot) that it was saved from, which tells the sequences of
+    /// [`save_all`](Context::save_all) apart. It is restored into any.
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bytes, sequences, .. } = self;
+        f.debug_struct("State").field("bytes", &bytes.len()).field("sequences", sequences).finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// A state from its bytes, which are read once to see that none has changed.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`]: the bytes are no state, not all of one, altered, or of another version.
+    pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Self, StateError> {
+        let bytes = bytes.into();
+        let header = snapshot::read(&bytes)?;
+        let saved = |entry: &Entry| SavedSequence { length: entry.length, slot: entry.slot };
+        let sequences = header.entries.iter().map(saved).collect();
+        Ok(Self { bytes, header, sequences })
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// The sequences in it, in the order in which they are restored.
+    #[must_use]
+    pub fn sequences(&self) -> &[SavedSequence] {
+        &self.sequences
+    }
+
+    /// Writes it to a file: all of it or nothing. It is written to a new file in the same folder, which takes the name
+    /// once it is on the disk; whatever fails, a file that was there before is there still.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::NotWritten`].
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<(), StateError> {
+        let path = path.as_ref();
+        let failed = |source| StateError::NotWritten { path: path.to_owned(), source };
+        whole_file::write(path, &self.bytes).map_err(failed)
+    }
+
+    /// Reads it from a file. Memory is taken only for a file that is as long as its header says.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`]: as [`from_bytes`](Self::from_bytes), or the file cannot be read.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, StateError> {
+        let path = path.as_ref();
+        let unreadable = |source| StateError::Unreadable { path: path.to_owned(), source };
+        let mut file = File::open(path).map_err(unreadable)?;
+        let metadata = file.metadata().map_err(unreadable)?;
+        if !metadata.is_file() {
+            return Err(unreadable(io::Error::other("it is no regular file")));
+        }
+        let length = metadata.len();
+        let mut bytes = Vec::new();
+        (&mut file).take(snapshot::START as u64).read_to_end(&mut bytes).map_err(unreadable)?;
+        snapshot::check_start(&bytes, length)?;
+        let too_large = StateError::TooLarge { bytes: length };
+        match usize::try_from(length).map(|length| bytes.try_reserve_exact(length - bytes.len())) {
+            Ok(Ok(())) => {}
+            _ => return Err(too_large),
+        }
+        file.take(length - bytes.len() as u64).read_to_end(&mut bytes).map_err(unreadable)?;
+        Self::from_bytes(bytes)
+    }
+}
+
+impl Context {
+    /// Saves what a sequence has in memory. It goes on as before.
+    ///
+    /// A shift or fork that no decode has carried out yet is carried out first, by computing one token in a free
+    /// sequence; the outputs of the last decode are gone then.
+    ///
+    /// ```
+    /// # use llama_safe::{Context, ContextParams, Model, ModelParams, State, Token};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let gguf = fixtures::Llama::tiny().gguf(fixtures::Weights::F16, 1)?;
+    /// # let model = Model::from_bytes(&gguf, &ModelParams::default())?;
+    /// # let path = std::env::temp_dir().join(format!("doctest-{}.state", std::process::id()));
+    /// let mut context = Context::new(&model, &ContextParams::default())?;
+    /// let sequence = context.new_sequence()?;
+    /// let mut batch = context.new_batch();
+    /// batch.extend(&sequence, &[Token(5), Token(6), Token(7)])?;
+    /// context.decode(&mut batch)?;
+    /// context.save(&sequence)?.write(&path)?;
+    ///
+    /// // Later, in another process.
+    /// let mut context = Context::new(&model, &ContextParams::default())?;
+    /// let sequence = context.restore(&State::read(&path)?)?;
+    /// assert_eq!(sequence.len(), 3);
+    /// # std::fs::remove_file(&path)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`]: the sequence cannot be used, its kind of memory cannot be saved, or a shift or fork cannot be
+    /// carried out.
+    pub fn save(&mut self, sequence: &Sequence) -> Result<State, StateError> {
+        sequence.lease().check(self.id)?;
+        self.save_leases(&[Arc::clone(sequence.lease())])
+    }
+
+    /// Saves every sequence of the context, in the order of their slots, with those that are empty.
+    ///
+    /// Each is saved whole: what forks share on a unified cache is in the state once for each of them, and takes as many
+    /// cells when it is restored.
+    ///
+    /// # Errors
+    ///
+    /// As [`save`](Self::save).
+    pub fn save_all(&mut self) -> Result<State, StateError> {
+        let leases: Vec<_> = self.pool.live().cloned().collect();
+        self.save_leases(&leases)
+    }
+
+    /// Restores a state of one sequence, into a sequence that is free. Others are not touched; outputs of the last decode
+    /// are gone.
+    ///
+    /// The context may have another number of sequences, another size and another [`KvLayout`] than the one that saved; it
+    /// must have the same model, the same [`KvType`](crate::KvType) and the same flash attention. The first restore of a
+    /// context computes one token, to learn how states are laid out there.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`]: the state does not fit this context, or there is no room for it. Nothing is restored then.
+    pub fn restore(&mut self, state: &State) -> Result<Sequence, StateError> {
+        match state.sequences.len() {
+            1 => self.restore_all(state)?.pop().ok_or(StateError::SeveralSequences { found: 0 }),
+            found => Err(StateError::SeveralSequences { found }),
+        }
+    }
+
+    /// Restores all sequences of a state, each into a sequence that is free, in the order of
+    /// [`State::sequences`]: all or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`restore`](Self::restore).
+    pub fn restore_all(&mut self, state: &State) -> Result<Vec<Sequence>, StateError> {
+        self.can_have_states()?;
+        self.reclaim();
+        self.check_conditions(&state.header.conditions)?;
+        self.check_room(&state.sequences)?;
+        if state.sequences.iter().all(SavedSequence::is_empty) {
+            return state.sequences.iter().map(|_| Ok(self.new_sequence()?)).collect();
+        }
+        // A copy that waits for the next decode would overwrite what is restored.
+        self.settle(&[])?;
+        let layout = self.layout()?;
+        check_kv(&layout, &state.header.conditions)?;
+        let mut checked = Vec::with_capacity(state.sequences.len());
+        for entry in &state.header.entries {
+            let bytes = &state.bytes[entry.bytes.clone()];
+            checked.push(match entry.length {
+                0 if bytes.is_empty() => Bodies::new(),
+                0 => return Err(StateError::Malformed { at: 0, what: "the end" }),
+                length => layout.check(bytes, self.facts(length))?,
+            });
+        }
+        self.last = None;
+        let mut sequences = Vec::with_capacity(checked.len());
+        for (entry, bodies) in state.header.entries.iter().zip(checked) {
+            let restored = self.new_sequence().map_err(StateError::from).and_then(|sequence| {
+                if entry.length > 0 {
+                    let bytes = &state.bytes[entry.bytes.clone()];
+                    let native = layout.to_native(bytes, &bodies, self.streams(), sequence.id().slot());
+                    self.put(sequence.lease(), &native, entry.length)?;
+                }
+                Ok(sequence)
+            });
+            match restored {
+                Ok(sequence) => sequences.push(sequence),
+                Err(error) => {
+                    // Their cells are needed by whoever comes next.
+                    drop(sequences);
+                    self.reclaim();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(sequences)
+    }
+
+    fn save_leases(&mut self, leases: &[Arc<Lease>]) -> Result<State, StateError> {
+        self.can_have_states()?;
+        self.reclaim();
+        for lease in leases {
+            lease.check_usable(self.id)?;
+        }
+        self.settle(leases)?;
+        let mut sequences = Vec::with_capacity(leases.len());
+        for lease in leases {
+            let (length, slot) = (lease.length(), lease.id().slot());
+            let bytes = if length == 0 { Vec::new() } else { self.portable(lease)? };
+            sequences.push((length, slot, bytes));
+        }
+        State::from_bytes(snapshot::write(&self.conditions(), &sequences))
+    }
+
+    /// Refuses contexts whose sequences are not all in the memory that llama.cpp saves.
+    fn can_have_states(&self) -> Result<(), StateError> {
+        if self.memory().is_none() {
+            return Err(StateError::NoMemory);
+        }
+        if self.model().is_encoder_decoder() {
+            return Err(self.unsupported("what its encoder left is not part of a state"));
+        }
+        if self.model().fingerprint().is_none() {
+            return Err(self.unsupported("nothing tells this model from others"));
+        }
+        Ok(())
+    }
+
+    fn unsupported(&self, reason: &'static str) -> StateError {
+        StateError::Unsupported { architecture: self.model().architecture(), reason }
+    }
+
+    /// What the numbers in memory depend on.
+    fn conditions(&self) -> Conditions {
+        let mut llama_cpp = [0; 32];
+        for (to, from) in llama_cpp.iter_mut().zip(backend::llama_cpp_version().bytes()) {
+            *to = from;
+        }
+        let (keys, values, transposed) = self.layout.as_ref().and_then(Layout::kv).unwrap_or((-1, None, false));
+        Conditions {
+            model: self.model().fingerprint().map_or([0; 32], |fingerprint| *fingerprint.as_bytes()),
+            adapters: self.steering.fingerprint(),
+            llama_cpp,
+            memory: match self.limits.memory() {
+                MemoryKind::None => 0,
+                MemoryKind::Attention => 1,
+                MemoryKind::Recurrent => 2,
+                MemoryKind::Hybrid => 3,
+            },
+            kv: (keys, values.unwrap_or(-1), transposed),
+        }
+    }
+
+    fn check_conditions(&self, found: &Conditions) -> Result<(), StateError> {
+        let expected = self.conditions();
+        if found.llama_cpp != expected.llama_cpp {
+            let text = |bytes: [u8; 32]| String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned();
+            return Err(StateError::OtherLlamaCpp { found: text(found.llama_cpp), expected: text(expected.llama_cpp) });
+        }
+        if found.model != expected.model {
+            return Err(StateError::OtherModel);
+        }
+        if found.adapters != expected.adapters {
+            return Err(StateError::OtherAdapters);
+        }
+        same("kind of memory", found.memory.into(), expected.memory.into())
+    }
+
+    /// Slots and cells, as far as can be told without trying.
+    fn check_room(&self, sequences: &[SavedSequence]) -> Result<(), StateError> {
+        let free = self.limits.sequences() as usize - self.pool.taken();
+        if sequences.len() > free {
+            return Err(StateError::NotEnoughSequences { needed: sequences.len(), free });
+        }
+        let limit = self.limits.sequence_tokens();
+        if let Some(too_long) = sequences.iter().find(|sequence| sequence.length > limit) {
+            return Err(StateError::TooLong { length: too_long.length, limit });
+        }
+        let tokens = sequences.iter().map(|sequence| u64::from(sequence.length)).sum();
+        let context_tokens = self.limits.context_tokens();
+        if self.has_cells() && tokens > context_tokens.into() {
+            return Err(StateError::NoRoom { tokens, context_tokens });
+        }
+        Ok(())
+    }
+
+    /// Whether each token takes a cell.
+    fn has_cells(&self) -> bool {
+        matches!(self.limits.memory(), MemoryKind::Attention | MemoryKind::Hybrid)
+    }
+
+    fn facts(&self, length: u32) -> Facts {
+        Facts { length, vocabulary: self.limits.vocabulary(), windowed: self.model().sliding_window() > 0 }
+    }
+
+    /// Streams of cells that llama.cpp has: one for each sequence, or one for all (llama-kv-cache.cpp:136).
+    fn streams(&self) -> u32 {
+        match self.limits.kv_layout() {
+            KvLayout::Unified => 1,
+            KvLayout::Split => self.limits.sequences(),
+        }
+    }
+
+    /// Has llama.cpp carry out what it has put off to the next decode: it saves keys that are not rotated yet, and
+    /// copies that are not made yet, as if they were.
+    ///
+    /// A decode does it before anything else (llama-context.cpp:1811). It is made of one token, in a free sequence, or
+    /// else at the end of one that can be taken back.
+    fn settle(&mut self, leases: &[Arc<Lease>]) -> Result<(), StateError> {
+        if !self.copies_wait && !self.abort.deferred.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if let Ok(sequence) = self.new_sequence() {
+            self.compute_one(sequence.lease())?;
+            drop(sequence);
+            self.reclaim();
+            return Ok(());
+        }
+        let can_go_back = self.limits.memory() == MemoryKind::Attention && self.model().sliding_window() == 0;
+        let limit = self.limits.sequence_tokens();
+        let lease = leases.iter().find(|lease| can_go_back && lease.length() < limit).ok_or(StateError::Unsettled)?;
+        self.compute_one(lease)?;
+        let length = lease.length();
+        match self.remove(lease, length as i32, -1) {
+            Ok(true) => Ok(()),
+            other => {
+                lease.set_damaged(true);
+                Err(StateError::Failed { reason: format!("one token more could not be taken back: {other:?}") })
+            }
+        }
+    }
+
+    /// How states are laid out in this context, from one that llama.cpp writes of a single token.
+    fn layout(&mut self) -> Result<Layout, StateError> {
+        if let Some(layout) = &self.layout {
+            return Ok(layout.clone());
+        }
+        let sequence = self.new_sequence()?;
+        let lease = Arc::clone(sequence.lease());
+        let portable = self.compute_one(&lease).and_then(|computed| {
+            if !computed {
+                return Err(StateError::NoRoom { tokens: 1, context_tokens: self.limits.context_tokens() });
+            }
+            lease.set_length(1);
+            self.portable(&lease)
+        });
+        drop(sequence);
+        self.reclaim();
+        portable?;
+        self.layout.clone().ok_or(self.unsupported("its layout is not known"))
+    }
+
+    /// Computes one token at the end of a sequence, without counting it. False where there is no cell for it; what was
+    /// put off is carried out all the same.
+    fn compute_one(&mut self, lease: &Lease) -> Result<bool, StateError> {
+        self.last = None;
+        let (mut token, mut position, mut slot) = (0i32, lease.length() as i32, lease.slot());
+        let (mut count, mut output) = (1i32, i8::from(self.limits.has_embeddings()));
+        let mut slots = &raw mut slot;
+        let batch = sys::llama_batch {
+            n_tokens: 1,
+            token: &raw mut token,
+            embd: std::ptr::null_mut(),
+            pos: &raw mut position,
+            n_seq_id: &raw mut count,
+            seq_id: &raw mut slots,
+            logits: &raw mut output,
+        };
+        // It is one token: nobody waits for it long, and nothing is left half done.
+        let deferred = self.abort.deferred.swap(true, Ordering::Relaxed);
+        log::forget_errors();
+        let call = || {
+            sys::guarded(0, |result, error| {
+                // SAFETY: the context lives. Each column has one element, and all of them outlive the call. The slot is
+                // below `n_seq_max`, the position follows the sequence's last and is below its limit, and llama.cpp
+                // refuses token 0 where a vocabulary has none.
+                unsafe { sys::guard_llama_decode(result, error, self.as_ptr(), batch) }
+            })
+        };
+        // Reserving walks through the model's adapters, which another thread may be loading or freeing.
+        let result = if self.steering.reserve_pending { self.model().exclusively(call) } else { call() };
+        self.steering.reserve_pending &= result != Ok(0);
+        let computed = matches!(result, Ok(0 | 1));
+        self.abort.deferred.store(deferred && !computed, Ordering::Relaxed);
+        self.copies_wait &= !computed;
+        match result {
+            Ok(0) => Ok(true),
+            Ok(1) => Ok(false),
+            Ok(code) => Err(StateError::Failed { reason: log::errors_or(&format!("code {code}")) }),
+            Err(reason) => Err(StateError::Failed { reason }),
+        }
+    }
+
+    /// What a sequence has in memory, without what depends on its slot.
+    fn portable(&mut self, lease: &Lease) -> Result<Vec<u8>, StateError> {
+        let native = self.take(lease)?;
+        let facts = self.facts(lease.length());
+        let (layout, bodies) = Layout::learn(&native, self.streams(), lease.id().slot(), facts)
+            .ok_or_else(|| self.unsupported("its states have a layout that is not known"))?;
+        if *self.layout.get_or_insert_with(|| layout.clone()) != layout {
+            return Err(self.unsupported("the layout of its states changes"));
+        }
+        let portable = layout.to_portable(&native, &bodies);
+        layout.check(&portable, facts)?;
+        Ok(portable)
+    }
+
+    /// llama.cpp's bytes of a sequence.
+    fn take(&self, lease: &Lease) -> Result<Vec<u8>, StateError> {
+        let failed = |reason| StateError::Failed { reason };
+        log::forget_errors();
+        let size = sys::guarded(0, |result, error| {
+            // SAFETY: the context lives, and the slot is below `n_seq_max`.
+            unsafe { sys::guard_llama_state_seq_get_size_ext(result, error, self.as_ptr(), lease.slot(), 0) }
+        })
+        .map_err(failed)?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(size).map_err(|_| StateError::TooLarge { bytes: size as u64 })?;
+        bytes.resize(size, 0);
+        let written = sys::guarded(0, |result, error| {
+            let (context, to) = (self.as_ptr(), bytes.as_mut_ptr());
+            // SAFETY: as above, and `to` is writable for `size` bytes.
+            unsafe { sys::guard_llama_state_seq_get_data_ext(result, error, context, to, size, lease.slot(), 0) }
+        })
+        .map_err(failed)?;
+        if written == size && size > 0 {
+            Ok(bytes)
+        } else {
+            Err(failed(log::errors_or(&format!("{written} of {size} bytes were written"))))
+        }
+    }
+
+    /// Gives llama.cpp bytes for an empty sequence. On an error nothing of them is left once the lease is reclaimed.
+    fn put(&mut self, lease: &Lease, native: &[u8], length: u32) -> Result<(), StateError> {
+        log::forget_errors();
+        let read = sys::guarded(0, |result, error| {
+            let (context, from) = (self.as_ptr(), native.as_ptr());
+            // SAFETY: the context lives, the slot is below `n_seq_max`, and `from` is readable for that many bytes, whose
+            // numbers were checked against all that llama.cpp does not check.
+            unsafe {
+                sys::guard_llama_state_seq_set_data_ext(result, error, context, from, native.len(), lease.slot(), 0)
+            }
+        })
+        .map_err(|reason| StateError::Failed { reason })?;
+        if read == 0 && self.has_cells() && self.limits.kv_layout() == KvLayout::Unified {
+            // All else that it refuses was compared with what it writes itself.
+            let context_tokens = self.limits.context_tokens();
+            return Err(StateError::NoRoom { tokens: length.into(), context_tokens });
+        }
+        if read != native.len() || self.positions(lease).end != length {
+            let what = format!("{read} of {} bytes were read, to {:?}", native.len(), self.positions(lease));
+            return Err(StateError::Failed { reason: log::errors_or(&what) });
+        }
+        lease.set_length(length);
+        Ok(())
+    }
+}
+
+fn same(what: &'static str, found: i64, expected: i64) -> Result<(), StateError> {
+    if found == expected { Ok(()) } else { Err(StateError::OtherContext { what, found, expected }) }
+}
+
+fn check_kv(layout: &Layout, found: &Conditions) -> Result<(), StateError> {
+    let (keys, values, transposed) = layout.kv().unwrap_or((-1, None, false));
+    same("a KV cache with keys of ggml's type", found.kv.0.into(), keys.into())?;
+    same("a KV cache with values of ggml's type", found.kv.1.into(), values.unwrap_or(-1).into())?;
+    same("transposed values (no flash attention)", found.kv.2.into(), transposed.into())
+}

@@ -1,0 +1,84 @@
+//! A sequence that was saved goes on elsewhere as if nothing had happened.
+
+use batch_suite::{assert_equal, decode_alone, family, params, prompt};
+use fixtures::{Family, Weights};
+use llama_safe::{Context, ContextParams, FlashAttention, KvLayout, KvType, Sequence, State, StateError, Token};
+
+const LAYOUTS: [KvLayout; 2] = [KvLayout::Split, KvLayout::Unified];
+
+/// All in 32 bits, so that nothing is lost to rounding.
+fn settings(layout: KvLayout, sequences: u32) -> ContextParams {
+    let settings = params().sequences(sequences).context_tokens(256 * sequences).kv_layout(layout);
+    settings.batch_tokens(128).micro_batch_tokens(32).kv_type(KvType::F32).flash_attention(FlashAttention::Off)
+}
+
+/// The logits after each of `tokens`, one a call.
+fn go_on(context: &mut Context, sequence: &Sequence, tokens: &[Token]) -> Vec<Vec<f32>> {
+    let mut batch = context.new_batch();
+    let step = |token: &Token| {
+        let slot = batch.push_output(sequence, *token).expect("room");
+        context.decode(&mut batch).expect("a decode").get(slot).expect("logits").to_vec()
+    };
+    tokens.iter().map(step).collect()
+}
+
+/// A context in which `texts` were decoded in one batch.
+fn filled(which: Family, settings: &ContextParams, texts: &[Vec<Token>]) -> (Context, Vec<Sequence>) {
+    let mut context = Context::new(&family(which, Weights::F32), settings).expect("a context");
+    let sequences: Vec<_> = texts.iter().map(|_| context.new_sequence().expect("a sequence")).collect();
+    let mut batch = context.new_batch();
+    for (sequence, text) in sequences.iter().zip(texts) {
+        batch.extend(sequence, text).expect("room");
+    }
+    context.decode(&mut batch).expect("a decode");
+    (context, sequences)
+}
+
+/// Into contexts of other sizes and layouts, into another slot, beside other sequences; the next five tokens are the
+/// same as without. Longer than Gemma's window of 8.
+pub fn survives_restore(which: Family) {
+    let texts: Vec<_> = (0..2).map(|index| prompt(index, 21 + 5 * index)).collect();
+    let next = prompt(7, 5);
+    for from in LAYOUTS {
+        let (mut context, sequences) = filled(which, &settings(from, 3), &texts);
+        let one = context.save(&sequences[1]).expect("a state");
+        let all = context.save_all().expect("a state");
+        let one = State::from_bytes(one.into_bytes()).expect("its own bytes");
+        let want = [go_on(&mut context, &sequences[0], &next), go_on(&mut context, &sequences[1], &next)];
+        let compare = |got: Vec<Vec<f32>>, want: &[Vec<f32>], to| {
+            for (got, want) in got.iter().zip(want) {
+                assert_equal(got, want, 1e-6, &format!("{which} from {from:?} to {to:?}"));
+            }
+        };
+        for to in LAYOUTS {
+            let mut context = Context::new(&family(which, Weights::F32), &settings(to, 4)).expect("a context");
+            let other = context.new_sequence().expect("a sequence");
+            let before = go_on(&mut context, &other, &texts[0]);
+            let restored = context.restore(&one).expect("a sequence");
+            assert_eq!(restored.len(), texts[1].len() as u32);
+            assert!(context.outputs().is_none());
+            compare(go_on(&mut context, &restored, &next), &want[1], to);
+            compare(go_on(&mut context, &other, &next), &want[0], to);
+            drop((restored, other));
+            let both = context.restore_all(&all).expect("two sequences");
+            for (sequence, want) in both.iter().zip(&want) {
+                compare(go_on(&mut context, sequence, &next), want, to);
+            }
+            drop(both);
+            compare(decode_alone(&mut context, &texts[0]), &before, to);
+        }
+    }
+}
+
+/// Without a memory there is nothing to save; what an encoder left for its decoder is not in it.
+pub fn is_refused(which: Family) {
+    let mut context = Context::new(&family(which, Weights::F32), &params()).expect("a context");
+    let sequence = context.new_sequence().expect("a sequence");
+    for refused in [context.save(&sequence), context.save_all()] {
+        match refused {
+            Err(StateError::NoMemory) => assert_ne!(which, Family::T5),
+            Err(StateError::Unsupported { architecture, .. }) => assert_eq!(architecture, "t5"),
+            other => panic!("{which}: {other:?}"),
+        }
+    }
+}
