@@ -1,10 +1,10 @@
 //! Vectors and scores of many texts in few batches: what they equal, how they are packed, what is refused.
 
-use batch_suite::{assert_equal, encoder, params, prompt, tiny};
-use fixtures::{Bert, Llama, Weights};
+use batch_suite::{assert_equal, encoder, nmse, params, prompt, tiny};
+use fixtures::{Bert, Llama, Lora, Weights};
 use llama_safe::{
-    Context, ContextError, ContextParams, EmbedError, Embedder, EmbedderParams, Embeddings, FlashAttention, KvType,
-    Model, ModelParams, Pooling, Reranker, Special, Token,
+    Adapter, Context, ContextError, ContextParams, EmbedError, Embedder, EmbedderParams, Embeddings, FlashAttention,
+    KvType, Model, ModelParams, Pooling, Reranker, Special, Token,
 };
 
 /// All in 32 bits.
@@ -119,6 +119,36 @@ fn a_thousand_texts_take_as_few_batches_as_their_tokens() {
         let alone = embedder.embed_tokens(&texts[text..=text]).unwrap();
         assert_equal(embeddings.get(text).unwrap(), alone.get(0).unwrap(), 1e-6, "in its place");
     }
+}
+
+/// Parameters may be given in any order; the pooling that is asked for by name counts.
+#[test]
+fn the_order_of_parameters_does_not_matter() {
+    let pooling = |params: EmbedderParams| Embedder::new(&encoder(), &params).unwrap().context().limits().pooling();
+    assert_eq!(pooling(EmbedderParams::default().pooling(Pooling::Last).context(exact())), Pooling::Last);
+    assert_eq!(pooling(EmbedderParams::default().context(exact()).pooling(Pooling::Last)), Pooling::Last);
+    assert_eq!(pooling(EmbedderParams::default().context(exact().pooling(Pooling::Cls))), Pooling::Cls);
+    assert_eq!(pooling(settings()), Pooling::Mean, "the model's own");
+}
+
+/// What is set on the embedder's context is what it computes with.
+#[test]
+fn adapters_reach_the_vectors() {
+    let model = tiny(Weights::F32);
+    let adapter = Adapter::from_bytes(&model, &Lora::tiny().gguf(&Llama::tiny(), 7).unwrap()).unwrap();
+    let mut embedder = Embedder::new(&model, &settings().pooling(Pooling::Last).batch_tokens(64)).unwrap();
+    let texts = texts(12);
+    let without = embedder.embed_tokens(&texts).unwrap();
+    embedder.context_mut().set_adapters(&[(&adapter, 1.0)]).unwrap();
+    drop(adapter);
+    let with = embedder.embed_tokens(&texts).unwrap();
+    for (text, (with, without)) in with.iter().zip(without.iter()).enumerate() {
+        assert!(nmse(with, without) > 1e-4, "the adapter has an effect");
+        let alone = embedder.embed_tokens(&texts[text..=text]).unwrap();
+        assert_equal(with, alone.get(0).unwrap(), 1e-6, "one text at a time");
+    }
+    embedder.context_mut().set_adapters(&[]).unwrap();
+    assert_eq!(embedder.embed_tokens(&texts).unwrap(), without);
 }
 
 #[test]

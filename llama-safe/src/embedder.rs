@@ -15,6 +15,7 @@ use crate::vocab::Special;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EmbedderParams {
     context: ContextParams,
+    pooling: Option<Pooling>,
     batch_tokens: u32,
     texts: Option<u32>,
     normalize: bool,
@@ -23,7 +24,7 @@ pub struct EmbedderParams {
 impl Default for EmbedderParams {
     /// The model's own pooling, vectors of length 1, batches of 512 tokens.
     fn default() -> Self {
-        Self { context: ContextParams::default(), batch_tokens: 512, texts: None, normalize: true }
+        Self { context: ContextParams::default(), pooling: None, batch_tokens: 512, texts: None, normalize: true }
     }
 }
 
@@ -34,7 +35,7 @@ impl EmbedderParams {
     /// How the embeddings of a text's tokens become one. [`Pooling::None`] keeps them all.
     #[must_use]
     pub fn pooling(mut self, pooling: Pooling) -> Self {
-        self.context = self.context.pooling(pooling);
+        self.pooling = Some(pooling);
         self
     }
 
@@ -67,7 +68,8 @@ impl EmbedderParams {
         self
     }
 
-    /// Everything else about the context: threads, attention, cache types, pooling. Its sizes and sequences are not taken.
+    /// Everything else about the context: threads, attention, cache types; its pooling where [`pooling`](Self::pooling) says
+    /// nothing. Its sizes and sequences are not taken.
     #[must_use]
     pub fn context(mut self, params: ContextParams) -> Self {
         self.context = params;
@@ -77,8 +79,12 @@ impl EmbedderParams {
     fn context_params(&self, model: &Model) -> ContextParams {
         let most = if model.is_recurrent() || model.is_hybrid() { RECURRENT_TEXTS } else { MOST_TEXTS };
         let texts = self.texts.unwrap_or(most.min(self.batch_tokens).max(1));
-        self.context
-            .clone()
+        let context = self.context.clone();
+        let context = match self.pooling {
+            Some(pooling) => context.pooling(pooling),
+            None => context,
+        };
+        context
             .embeddings(true)
             .sequences(texts)
             .context_tokens(self.batch_tokens)
