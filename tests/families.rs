@@ -16,7 +16,7 @@ mod positions;
 #[path = "families/state.rs"]
 mod state;
 
-use batch_suite::exact_params;
+use batch_suite::{exact_params, params};
 use fixtures::{Family, Weights};
 use llama_safe::FlashAttention;
 use llama_safe::Pooling;
@@ -228,6 +228,23 @@ fn t5_batch_equals_single_in_other_formats() {
 }
 
 #[test]
+fn t5_turns_equal_single() {
+    encoder_decoder::turns_equal_single(Weights::F32, &exact_params(), 1e-6);
+    encoder_decoder::turns_equal_single(Weights::F32, &params(), 1e-5);
+    encoder_decoder::turns_equal_single(Weights::Q8_0, &exact_params(), 1e-6);
+}
+
+#[test]
+fn t5_aborted_decode_is_rolled_back() {
+    encoder_decoder::aborted_decode_is_rolled_back();
+}
+
+#[test]
+fn t5_shift_moves_distances() {
+    encoder_decoder::shift_moves_distances();
+}
+
+#[test]
 fn t5_chunks_equal_single() {
     encoder_decoder::chunks_equal_single();
 }
@@ -317,6 +334,21 @@ fn diffusion_limits_are_checked() {
 #[test]
 fn diffusion_aborted_encode_is_an_error() {
     diffusion::aborted_encode_is_an_error();
+}
+
+#[test]
+fn qwen2vl_batch_equals_single() {
+    equivalence::batch_equals_single(Family::Qwen2Vl);
+}
+
+#[test]
+fn qwen2vl_quantised_batch_equals_single() {
+    equivalence::quantised_batch_equals_single(Family::Qwen2Vl);
+}
+
+#[test]
+fn qwen2vl_remembers_its_first_token() {
+    equivalence::remembers_its_first_token(Family::Qwen2Vl);
 }
 
 #[test]

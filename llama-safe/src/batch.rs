@@ -231,6 +231,31 @@ impl Context {
     ///
     /// Encoding adds nothing to a sequence's length. The outputs are the encoder's, one [embedding](Outputs::embedding) a token.
     ///
+    /// ```
+    /// use llama_safe::{Context, ContextParams, Model, ModelParams, Sampler, Special};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let gguf = fixtures::T5::tiny().gguf(fixtures::Weights::F16, 1)?;
+    /// # let model = Model::from_bytes(&gguf, &ModelParams::default())?;
+    /// let mut context = Context::new(&model, &ContextParams::default().sequences(2))?;
+    /// let [alice, bob] = [context.new_sequence()?, context.new_sequence()?];
+    ///
+    /// let mut texts = context.new_encoder_batch();
+    /// texts.extend(&alice, &model.tokenize("summarize: a long story", Special::None)?)?;
+    /// texts.extend(&bob, &model.tokenize("translate: a short one", Special::None)?)?;
+    /// context.encode(&mut texts)?;
+    ///
+    /// let start = model.decoder_start_token().ok_or("the model does not say how to begin")?;
+    /// let mut batch = context.new_batch();
+    /// let slots = [batch.push_output(&alice, start)?, batch.push_output(&bob, start)?];
+    /// let outputs = context.decode(&mut batch)?;
+    /// for slot in slots {
+    ///     Sampler::greedy().sample(outputs.get(slot)?)?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`DecodeError`]. What was encoded before, and all sequences, are as they were.

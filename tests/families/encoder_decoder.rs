@@ -1,6 +1,6 @@
 //! Encode, then decode: what a decoder sees is the last encoding, and of it the text of its own sequence.
 
-use batch_suite::{assert_equal, exact_params, family, nmse, prompt};
+use batch_suite::{Feed, assert_equal, exact_params, family, feed_all, nmse, prompt};
 use fixtures::{Family, T5, Weights};
 use llama_safe::{
     Context, ContextError, ContextParams, DecodeError, KvLayout, LoadError, MemoryKind, Model, ModelParams,
@@ -82,6 +82,39 @@ pub fn batch_equals_single(weights: Weights, params: &ContextParams, most: f64) 
         // A decoder that did not see its text would give the same for another one.
         let other = alone(&model, params, &texts[(index + 1) % 3], &tokens[index]);
         assert!(nmse(&got[index][1], other.last().expect("a row")) > 1e-2, "sequence {index} does not see its text");
+    }
+}
+
+/// Every number of sequences with small and large micro-batches, and batches smaller, as large and larger than those: the texts in
+/// one encoding, the decoders' tokens in turns, some one at a time, some in chunks; then another text in the place of the first,
+/// encoded with those that go on.
+pub fn turns_equal_single(weights: Weights, params: &ContextParams, most: f64) {
+    let model = t5(weights);
+    let texts: Vec<_> = (0..9).map(|index| prompt(40 + index, 2 + index % 5)).collect();
+    let tokens: Vec<_> = (0..9).map(|index| prompt(index, 12 + index * 7 % 11)).collect();
+    let oracle = params.clone().context_tokens(256).micro_batch_tokens(8);
+    let want: Vec<_> = texts.iter().zip(&tokens).map(|(text, tokens)| alone(&model, &oracle, text, tokens)).collect();
+    for (sequences, size, micro_batch) in [(1, 1, 16), (1, 32, 8), (2, 7, 16), (3, 7, 512), (8, 32, 40), (8, 32, 512)] {
+        let check = |which: usize, position: usize, got: &[f32]| {
+            let what =
+                format!("{weights}, {sequences} sequences, {size} a batch, {micro_batch} at once: {which}, {position}");
+            assert_equal(got, &want[which][position], most, &what);
+        };
+        let params = params.clone().sequences(sequences).context_tokens(256 * sequences).batch_tokens(256);
+        let mut context = Context::new(&model, &params.micro_batch_tokens(micro_batch)).expect("a context");
+        let count = sequences as usize;
+        let mut feeds: Vec<_> = tokens[..count].iter().map(|tokens| Feed::new(&mut context, &tokens[..9])).collect();
+        let pairs: Vec<_> = feeds.iter().zip(&texts).map(|(feed, text)| (&feed.sequence, &**text)).collect();
+        encode(&mut context, &pairs).expect("an encoding");
+        feed_all(&mut context, &mut feeds, size, check);
+        drop(feeds.remove(0));
+        feeds.push(Feed::new(&mut context, &tokens[count]));
+        for (feed, tokens) in feeds.iter_mut().zip(&tokens[1..]) {
+            feed.text.clone_from(tokens);
+        }
+        let pairs: Vec<_> = feeds.iter().zip(&texts[1..]).map(|(feed, text)| (&feed.sequence, &**text)).collect();
+        encode(&mut context, &pairs).expect("an encoding");
+        feed_all(&mut context, &mut feeds, size, |which, position, got| check(which + 1, position, got));
     }
 }
 
@@ -275,6 +308,52 @@ pub fn aborted_encode_changes_nothing() {
     for index in 2..4 {
         let got = decode(&mut context, &sequence, tokens[index]).expect("a decode");
         assert_equal(&got, &want[index], 1e-6, "after the aborted encodings");
+    }
+}
+
+/// An aborted decode is taken back, and what was encoded stays.
+pub fn aborted_decode_is_rolled_back() {
+    let model = t5(Weights::F32);
+    let (texts, tokens) = ([prompt(1, 9), prompt(2, 4)], prompt(3, 12));
+    let mut context = Context::new(&model, &three().micro_batch_tokens(16)).expect("a context");
+    let sequences = [0, 1].map(|_| context.new_sequence().expect("a sequence"));
+    encode(&mut context, &[(&sequences[0], &texts[0]), (&sequences[1], &texts[1])]).expect("an encoding");
+    decode(&mut context, &sequences[0], tokens[0]).expect("a decode");
+    let handle = context.abort_handle();
+    let mut batch = context.new_batch();
+    let late = batch.prompt(&sequences[1], &tokens).expect("room");
+    let early = batch.prompt(&sequences[0], &tokens[1..]).expect("room");
+    for checks in [0, 30, 100] {
+        handle.abort_after(checks);
+        assert_eq!(context.decode(&mut batch).map(drop), Err(DecodeError::Aborted { damaged: vec![] }));
+        handle.reset();
+        assert_eq!((sequences[0].len(), context.span(&sequences[1])), (1, Ok(0..0)));
+    }
+    let outputs = context.decode(&mut batch).expect("a decode");
+    for (text, slot) in texts.iter().zip([early, late]) {
+        let want = alone(&model, &three(), text, &tokens).pop().expect("a row");
+        assert_equal(outputs.get(slot).expect("logits"), &want, 1e-6, "after the aborts");
+    }
+}
+
+/// Distances close up over tokens that are removed; keys know no position, so nothing is rotated.
+pub fn shift_moves_distances() {
+    let model = t5(Weights::F32);
+    let text = prompt(1, 5);
+    let mut context = Context::new(&model, &three()).expect("a context");
+    let [long, short] = [0, 1].map(|_| context.new_sequence().expect("a sequence"));
+    encode(&mut context, &[(&long, &text), (&short, &text)]).expect("an encoding");
+    // The tokens removed are those that all others were computed without: the first is alone in both.
+    for token in prompt(3, 1).iter().chain(&prompt(4, 3)) {
+        decode(&mut context, &long, *token).expect("a decode");
+    }
+    context.shift(&long, 1..3).expect("a shift");
+    assert_eq!((long.len(), context.span(&long)), (2, Ok(0..2)));
+    context.truncate(&long, 1).expect("a truncation");
+    decode(&mut context, &short, prompt(3, 1)[0]).expect("a decode");
+    for token in prompt(5, 3) {
+        let want = decode(&mut context, &short, token).expect("a decode");
+        assert_equal(&decode(&mut context, &long, token).expect("a decode"), &want, 1e-6, "after the shift");
     }
 }
 
