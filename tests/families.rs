@@ -11,19 +11,176 @@ mod embeddings;
 mod encoder_decoder;
 #[path = "families/equivalence.rs"]
 mod equivalence;
+#[path = "families/memory.rs"]
+mod memory;
 #[path = "families/positions.rs"]
 mod positions;
+#[path = "families/program.rs"]
+mod program;
+#[path = "families/scratch.rs"]
+mod scratch;
 #[path = "families/state.rs"]
 mod state;
+#[path = "families/transaction.rs"]
+mod transaction;
 
 use batch_suite::{exact_params, params};
 use fixtures::{Family, Weights};
-use llama_safe::FlashAttention;
-use llama_safe::Pooling;
+use llama_safe::{FlashAttention, Pooling};
 
 #[test]
 fn llama_batch_equals_single() {
     equivalence::batch_equals_single(Family::Llama);
+}
+
+#[test]
+fn mamba_memory_programs() {
+    memory::random_programs(Family::Mamba, 60);
+}
+
+#[test]
+fn rwkv_memory_programs() {
+    memory::random_programs(Family::Rwkv, 60);
+}
+
+#[test]
+fn hybrid_memory_programs() {
+    memory::random_programs(Family::Hybrid, 60);
+}
+
+#[test]
+fn hybrid_memory_programs_with_snapshots() {
+    memory::random_programs_with_snapshots(Family::Hybrid, 60);
+}
+
+#[test]
+fn gemma_memory_programs() {
+    memory::random_programs(Family::Gemma, 60);
+}
+
+#[test]
+fn gemma_memory_programs_that_forget() {
+    memory::random_programs_that_forget(Family::Gemma, 30);
+}
+
+#[test]
+fn mamba_state_does_not_go_back() {
+    memory::states_do_not_go_back(Family::Mamba);
+}
+
+#[test]
+fn rwkv_state_does_not_go_back() {
+    memory::states_do_not_go_back(Family::Rwkv);
+}
+
+#[test]
+fn hybrid_state_does_not_go_back() {
+    memory::states_do_not_go_back(Family::Hybrid);
+}
+
+#[test]
+fn mamba_forks_part_ways() {
+    memory::states_fork(Family::Mamba);
+}
+
+#[test]
+fn rwkv_forks_part_ways() {
+    memory::states_fork(Family::Rwkv);
+}
+
+#[test]
+fn hybrid_forks_part_ways() {
+    memory::states_fork(Family::Hybrid);
+}
+
+#[test]
+fn mamba_forks_outlive_their_parent() {
+    memory::forks_outlive_their_parent(Family::Mamba);
+}
+
+#[test]
+fn rwkv_forks_outlive_their_parent() {
+    memory::forks_outlive_their_parent(Family::Rwkv);
+}
+
+#[test]
+fn hybrid_forks_outlive_their_parent() {
+    memory::forks_outlive_their_parent(Family::Hybrid);
+}
+
+#[test]
+fn hybrid_snapshots_go_back() {
+    memory::snapshots_go_back(Family::Hybrid);
+}
+
+#[test]
+fn hybrid_snapshots_of_a_batch_go_back() {
+    memory::snapshots_of_a_batch_go_back(Family::Hybrid);
+}
+
+#[test]
+fn hybrid_snapshots_are_offered_where_they_are_right() {
+    memory::snapshots_are_offered_where_they_are_right();
+}
+
+#[test]
+fn gemma_abort_of_new_sequences_leaves_no_trace() {
+    transaction::new_sequences(Family::Gemma);
+}
+
+#[test]
+fn gemma_abort_of_old_sequences_is_undone_or_told() {
+    transaction::old_sequences(Family::Gemma, false);
+}
+
+#[test]
+fn mamba_abort_of_new_sequences_leaves_no_trace() {
+    transaction::new_sequences(Family::Mamba);
+}
+
+#[test]
+fn mamba_abort_of_old_sequences_is_undone_or_told() {
+    transaction::old_sequences(Family::Mamba, true);
+}
+
+#[test]
+fn mamba_abort_spares_bystanders() {
+    transaction::bystanders_are_safe(Family::Mamba);
+}
+
+#[test]
+fn rwkv_abort_of_new_sequences_leaves_no_trace() {
+    transaction::new_sequences(Family::Rwkv);
+}
+
+#[test]
+fn rwkv_abort_of_old_sequences_is_undone_or_told() {
+    transaction::old_sequences(Family::Rwkv, true);
+}
+
+#[test]
+fn rwkv_abort_spares_bystanders() {
+    transaction::bystanders_are_safe(Family::Rwkv);
+}
+
+#[test]
+fn hybrid_abort_of_new_sequences_leaves_no_trace() {
+    transaction::new_sequences(Family::Hybrid);
+}
+
+#[test]
+fn hybrid_abort_of_old_sequences_is_undone_or_told() {
+    transaction::old_sequences(Family::Hybrid, true);
+}
+
+#[test]
+fn hybrid_abort_spares_bystanders() {
+    transaction::bystanders_are_safe(Family::Hybrid);
+}
+
+#[test]
+fn hybrid_snapshots_do_not_move() {
+    memory::snapshots_do_not_move(Family::Hybrid);
 }
 
 #[test]

@@ -1,22 +1,19 @@
 //! What is done to the memory of sequences, against a naive model of it.
 
-use std::collections::HashMap;
+#[path = "families/program.rs"]
+mod program;
+
 use std::ops::Range;
 
-use batch_suite::{alone, assert_equal, encoder, model, nmse, params, prompt, tiny};
+use batch_suite::{alone, assert_equal, encoder, model, params, prompt, tiny};
 use fixtures::{Llama, Weights};
 use llama_safe::{
     Context, ContextParams, FlashAttention, KvLayout, KvType, MemoryError, Sequence, SequenceError, Token,
 };
+use program::{Op, SLOTS, Subject, program, settings};
 use proptest::prelude::*;
 
 const LAYOUTS: [KvLayout; 2] = [KvLayout::Split, KvLayout::Unified];
-const SLOTS: u32 = 4;
-
-fn settings(layout: KvLayout) -> ContextParams {
-    params().sequences(SLOTS).context_tokens(SLOTS * 256).batch_tokens(64).micro_batch_tokens(16).kv_layout(layout)
-}
-
 /// A context in which rounding hides nothing.
 fn context(layout: KvLayout) -> Context {
     Context::new(&tiny(Weights::F32), &Numbers::F32.settings(settings(layout))).unwrap()
@@ -83,274 +80,17 @@ impl Numbers {
     }
 }
 
-/// What has happened to a sequence since it was empty.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-enum Step {
-    Push(Token),
-    Shift(Range<u32>),
-    Truncate(u32),
-}
-
-/// The naive memory: a list of steps, and which cells each position is in.
-#[derive(Clone, Debug, Default)]
-struct History {
-    steps: Vec<Step>,
-    /// Names of cells, by position. A fork on the unified cache has the same ones.
-    cells: Vec<u64>,
-}
-
-impl History {
-    fn len(&self) -> u32 {
-        self.cells.len() as u32
-    }
-
-    fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    fn truncate(&mut self, length: u32) {
-        if length == 0 {
-            return self.clear();
-        }
-        self.cells.truncate(length as usize);
-        if self.has_shifts() {
-            self.steps.push(Step::Truncate(length));
-        } else {
-            self.steps.truncate(length as usize);
-        }
-    }
-
-    fn has_shifts(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step, Step::Shift(_)))
-    }
-}
-
-/// Logits by histories, computed one step at a time in a context of their own.
-struct Oracle {
-    context: Context,
-    sequence: Sequence,
-    /// What the sequence holds.
-    done: Vec<Step>,
-    known: HashMap<Vec<Step>, Vec<f32>>,
-}
-
-impl Oracle {
-    fn new(numbers: Numbers) -> Self {
-        let settings = numbers.settings(params().context_tokens(256));
-        let mut context = Context::new(&tiny(numbers.weights()), &settings).unwrap();
-        let sequence = context.new_sequence().unwrap();
-        Self { context, sequence, done: Vec::new(), known: HashMap::new() }
-    }
-
-    /// The logits after `steps`, of which the last is a push.
-    fn logits(&mut self, steps: &[Step]) -> &[f32] {
-        if !self.known.contains_key(steps) {
-            if !steps.starts_with(&self.done) {
-                self.context.clear(&self.sequence).unwrap();
-                self.done.clear();
-            }
-            for step in &steps[self.done.len()..] {
-                self.done.push(step.clone());
-                match step {
-                    Step::Push(token) => {
-                        let logits = decode(&mut self.context, &self.sequence, &[*token]);
-                        self.known.insert(self.done.clone(), logits);
-                    }
-                    Step::Shift(discard) => self.context.shift(&self.sequence, discard.clone()).unwrap(),
-                    Step::Truncate(length) => self.context.truncate(&self.sequence, *length).unwrap(),
-                }
-            }
-        }
-        &self.known[steps]
-    }
-}
-
-/// One step of a random program. Numbers are taken modulo what there is.
-#[derive(Clone, Debug)]
-enum Op {
-    New,
-    Drop(usize),
-    /// For each part a sequence, a salt and a number of tokens; one decode.
-    Decode(Vec<(usize, u32, u32)>),
-    Truncate(usize, u32),
-    Clear(usize),
-    ClearAll,
-    Fork(usize),
-    ForkPrefix(usize, u32),
-    Shift(usize, u32, u32),
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let who = 0..SLOTS as usize;
-    prop_oneof![
-        3 => Just(Op::New),
-        2 => who.clone().prop_map(Op::Drop),
-        10 => prop::collection::vec((who.clone(), 0..4u32, 1..7u32), 1..4).prop_map(Op::Decode),
-        2 => (who.clone(), any::<u32>()).prop_map(|(who, length)| Op::Truncate(who, length)),
-        1 => who.clone().prop_map(Op::Clear),
-        1 => Just(Op::ClearAll),
-        3 => who.clone().prop_map(Op::Fork),
-        3 => (who.clone(), any::<u32>()).prop_map(|(who, length)| Op::ForkPrefix(who, length)),
-        4 => (who, any::<u32>(), any::<u32>()).prop_map(|(who, start, length)| Op::Shift(who, start, length)),
-    ]
-}
-
-/// A context, its sequences, and what they should hold.
-struct Machine<'oracle> {
-    numbers: Numbers,
-    layout: KvLayout,
-    context: Context,
-    live: Vec<(Sequence, History)>,
-    cells: u64,
-    oracle: &'oracle mut Oracle,
-}
-
-impl<'oracle> Machine<'oracle> {
-    fn new(numbers: Numbers, layout: KvLayout, oracle: &'oracle mut Oracle) -> Self {
-        let context = Context::new(&tiny(numbers.weights()), &numbers.settings(settings(layout))).unwrap();
-        Self { numbers, layout, context, live: Vec::new(), cells: 0, oracle }
-    }
-
-    fn run(&mut self, op: &Op) {
-        if self.live.is_empty() && !matches!(op, Op::New) {
-            return;
-        }
-        let at = |who: usize| who % self.live.len();
-        match *op {
-            Op::New => {
-                let made = self.context.new_sequence();
-                self.add(made.map_err(MemoryError::from), History::default());
-            }
-            Op::Drop(who) => drop(self.live.swap_remove(at(who))),
-            Op::Decode(ref parts) => self.decode(parts),
-            Op::Truncate(who, length) => {
-                let index = at(who);
-                let (sequence, history) = &mut self.live[index];
-                let length = length % (history.len() + 1);
-                self.context.truncate(sequence, length).unwrap();
-                history.truncate(length);
-            }
-            Op::Clear(who) => {
-                let index = at(who);
-                let (sequence, history) = &mut self.live[index];
-                self.context.clear(sequence).unwrap();
-                history.clear();
-            }
-            Op::ClearAll => {
-                self.context.clear_all().unwrap();
-                self.live.iter_mut().for_each(|(_, history)| history.clear());
-            }
-            Op::Fork(who) => {
-                let index = at(who);
-                let made = self.context.fork(&self.live[index].0);
-                let history = self.copy(index, self.live[index].1.len());
-                self.add(made, history);
-            }
-            Op::ForkPrefix(who, length) => {
-                let index = at(who);
-                let length = length % (self.live[index].1.len() + 1);
-                let made = self.context.fork_prefix(&self.live[index].0, length);
-                let history = self.copy(index, length);
-                self.add(made, history);
-            }
-            Op::Shift(who, start, length) => {
-                let index = at(who);
-                let whole = self.live[index].1.len();
-                let start = start % (whole + 1);
-                self.shift(index, start..start + length % (whole - start + 1));
-            }
-        }
-        for (sequence, history) in &self.live {
-            assert_eq!(sequence.len(), history.len());
-            assert_eq!(self.context.span(sequence).unwrap(), 0..history.len());
-        }
-    }
-
-    /// A name for a cell that no other has.
-    fn cell(&mut self) -> u64 {
-        self.cells += 1;
-        self.cells
-    }
-
-    /// What a fork of the first `length` tokens should hold.
-    fn copy(&mut self, index: usize, length: u32) -> History {
-        let mut copy = self.live[index].1.clone();
-        if length < copy.len() {
-            copy.truncate(length);
-        }
-        if self.layout == KvLayout::Split {
-            copy.cells = copy.cells.iter().map(|_| self.cell()).collect();
-        }
-        copy
-    }
-
-    fn add(&mut self, made: Result<Sequence, MemoryError>, history: History) {
-        match made {
-            Ok(sequence) => self.live.push((sequence, history)),
-            Err(error) => {
-                assert_eq!(error, SequenceError::NoFreeSlot { limit: SLOTS }.into());
-                assert_eq!(self.live.len() as u32, SLOTS);
-            }
-        }
-    }
-
-    fn shift(&mut self, index: usize, discard: Range<u32>) {
-        let (sequence, history) = &self.live[index];
-        let (id, whole) = (sequence.id(), history.len());
-        let result = self.context.shift(sequence, discard.clone());
-        let shared = (0..)
-            .zip(&self.live)
-            .any(|(other, (_, others))| other != index && others.cells.iter().any(|cell| history.cells.contains(cell)));
-        let moves = !discard.is_empty() && discard.end < whole;
-        if moves && shared {
-            assert_eq!(result, Err(MemoryError::SharedCells { id }));
-            return;
-        }
-        assert_eq!(result, Ok(()));
-        let history = &mut self.live[index].1;
-        if moves {
-            history.cells.drain(discard.start as usize..discard.end as usize);
-            history.steps.push(Step::Shift(discard));
-        } else if !discard.is_empty() {
-            history.truncate(discard.start);
-        }
-    }
-
-    fn decode(&mut self, parts: &[(usize, u32, u32)]) {
-        let mut batch = self.context.new_batch();
-        let mut outputs = Vec::new();
-        for &(who, salt, count) in parts {
-            let index = who % self.live.len();
-            let tokens = prompt(salt, count);
-            let cells: Vec<u64> = tokens.iter().map(|_| self.cell()).collect();
-            let (sequence, history) = &mut self.live[index];
-            let slot = batch.prompt(sequence, &tokens).unwrap();
-            history.cells.extend(cells);
-            history.steps.extend(tokens.into_iter().map(Step::Push));
-            outputs.push((slot, history.steps.clone()));
-        }
-        let got = self.context.decode(&mut batch).unwrap();
-        for (slot, steps) in outputs {
-            let (got, want) = (got.get(slot).unwrap(), self.oracle.logits(&steps));
-            let shifted = steps.iter().any(|step| matches!(step, Step::Shift(_)));
-            match self.numbers.tolerance(self.layout, shifted) {
-                None => assert!(got == want, "not bit for bit, error {:e}", nmse(got, want)),
-                Some(most) => assert_equal(got, want, most, "against one step at a time"),
-            }
-        }
-    }
-}
-
-/// Runs a program, and then has every sequence say what it remembers.
-fn run_program(numbers: Numbers, layout: KvLayout, program: &[Op]) {
-    let mut oracle = Oracle::new(numbers);
-    let mut machine = Machine::new(numbers, layout, &mut oracle);
-    for op in program {
-        machine.run(op);
-    }
-    for index in 0..machine.live.len() {
-        machine.run(&Op::Decode(vec![(index, 0, 1)]));
-    }
+/// A program on the tiny model.
+fn run_program(numbers: Numbers, layout: KvLayout, ops: &[Op]) {
+    let subject = Subject {
+        model: tiny(numbers.weights()),
+        settings: numbers.settings(settings(layout)),
+        alone: numbers.settings(params().context_tokens(256)),
+        layout,
+        tolerance: [false, true].map(|shifted| numbers.tolerance(layout, shifted)),
+        forgets: false,
+    };
+    program::run(&subject, ops);
 }
 
 proptest! {
@@ -364,11 +104,11 @@ proptest! {
 
     /// Any program of memory operations and decodes, against the naive memory.
     #[test]
-    fn random_programs(program in prop::collection::vec(op(), 1..40)) {
-        run_program(Numbers::Q8_0, KvLayout::Split, &program);
+    fn random_programs(ops in program(6)) {
+        run_program(Numbers::Q8_0, KvLayout::Split, &ops);
         for layout in LAYOUTS {
-            run_program(Numbers::F32, layout, &program);
-            run_program(Numbers::F16, layout, &program);
+            run_program(Numbers::F32, layout, &ops);
+            run_program(Numbers::F16, layout, &ops);
         }
     }
 }

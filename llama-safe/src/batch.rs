@@ -10,6 +10,7 @@ use crate::id::{OutputSlot, SeqId, Token};
 use crate::log;
 use crate::outputs::Outputs;
 use crate::place::Place;
+use crate::reach::{self, Mix};
 use crate::rows::{Input, Rows};
 use crate::sequence::Sequence;
 
@@ -306,6 +307,13 @@ impl Context {
         self.check_encoded(&batch.rows, call)?;
         self.reclaim();
         self.last = None;
+        let mix = self.mix(&batch.rows);
+        if mix.moves_cells && self.has_bystanders(&batch.rows) {
+            if self.abort.is_requested() {
+                return Err(DecodeError::Aborted { damaged: Vec::new() });
+            }
+            self.abort.deferred.store(true, Ordering::Relaxed);
+        }
         log::forget_errors();
         let result = if self.steering.reserve_pending {
             // Reserving walks through the model's adapters, which another thread may be loading or freeing.
@@ -316,18 +324,21 @@ impl Context {
         } else {
             self.call(&mut batch.rows, call)
         };
+        if mix.moves_cells {
+            self.abort.deferred.store(false, Ordering::Relaxed);
+        }
         match result {
             Ok(0) => {}
             Ok(1) => {
                 return Err(DecodeError::NoSlot { tokens: batch.len(), context_tokens: self.limits.context_tokens() });
             }
             Ok(-1) => return Err(DecodeError::Rejected { reason: log::errors_or("it gives no reason") }),
-            Ok(2) => return Err(DecodeError::Aborted { damaged: self.roll_back(&batch.rows, call) }),
+            Ok(2) => return Err(DecodeError::Aborted { damaged: self.roll_back(&batch.rows, call, mix) }),
             Ok(code) => {
                 let reason = log::errors_or(&format!("code {code}"));
-                return Err(DecodeError::Failed { reason, damaged: self.roll_back(&batch.rows, call) });
+                return Err(DecodeError::Failed { reason, damaged: self.roll_back(&batch.rows, call, mix) });
             }
-            Err(reason) => return Err(DecodeError::Failed { reason, damaged: self.roll_back(&batch.rows, call) }),
+            Err(reason) => return Err(DecodeError::Failed { reason, damaged: self.roll_back(&batch.rows, call, mix) }),
         }
         match call {
             // A shift or copy that waited has been carried out before the first token.
@@ -345,6 +356,9 @@ impl Context {
             if call == Call::Decode {
                 participant.settle();
             }
+        }
+        if call == Call::Decode && self.has_state() {
+            self.note_states(&batch.rows, mix);
         }
         batch.rows.clear();
         Ok(Outputs::new(self))
@@ -386,8 +400,36 @@ impl Context {
         sys::guarded(0, |result, error| unsafe { function(result, error, context, raw) })
     }
 
+    /// What the batch does to the cells of recurrent states.
+    fn mix(&self, rows: &Rows) -> Mix {
+        if !self.has_state() {
+            return Mix::default();
+        }
+        let parts = rows.participants().iter().map(|participant| (participant.lease.slot(), participant.rows));
+        Mix::of(self.limits.memory(), self.limits.kv_layout(), self.limits.micro_batch_tokens(), parts)
+    }
+
+    /// Whether a sequence that has no part in the batch holds anything.
+    fn has_bystanders(&self, rows: &Rows) -> bool {
+        self.pool.live().any(|lease| lease.length() > 0 && !rows.has(lease))
+    }
+
+    /// Notes which states have cells of their own, and how far their snapshots go back.
+    fn note_states(&mut self, rows: &Rows, mix: Mix) {
+        let snapshots = self.limits.rollback_tokens();
+        if snapshots > 0 && mix.moves_cells {
+            // A state is moved without its snapshots (llama-graph.cpp:3621).
+            self.pool.live().for_each(|lease| lease.set_rollback(0));
+        }
+        for participant in rows.participants() {
+            // The state has been written to a cell of its own (llama-memory-recurrent.cpp:598).
+            participant.lease.set_family(self.pool.new_family());
+            participant.lease.set_rollback(mix.rollback(participant.rows, snapshots));
+        }
+    }
+
     /// Takes every sequence of a failed batch back to its length before the call. Returns those where that cannot be.
-    fn roll_back(&mut self, rows: &Rows, call: Call) -> Vec<SeqId> {
+    fn roll_back(&mut self, rows: &Rows, call: Call, mix: Mix) -> Vec<SeqId> {
         let mut damaged = Vec::new();
         if call == Call::Encode {
             // Memory is untouched. An exception leaves attention as encoding wants it (llama-context.cpp:1539).
@@ -395,16 +437,33 @@ impl Context {
             unsafe { sys::llama_set_causal_attn(self.as_ptr(), self.limits.causal) };
             return damaged;
         }
-        if self.memory().is_none() {
+        let Some(memory) = self.memory() else { return damaged };
+        if mix.moves_cells {
+            // Where states are is known no more, and which cells are empty: one that was to be zeroed counts as zeroed
+            // (llama-memory-recurrent.cpp:711). Only a whole memory is cleared of that. An abort has waited where this
+            // costs others than the batch's; a failure cannot.
+            let _ = sys::guarded_unit(|error| {
+                // SAFETY: the memory lives as long as the context.
+                unsafe { sys::guard_llama_memory_clear(error, memory, true) }
+            });
+            for lease in self.pool.live().filter(|lease| lease.length() > 0) {
+                lease.set_damaged(true);
+                damaged.push(lease.id());
+            }
             return damaged;
         }
+        let (has_state, snapshots) = (self.has_state(), self.limits.rollback_tokens());
         for participant in rows.participants() {
-            let lease = &participant.lease;
-            let first = participant.first_free();
+            let (lease, start, first) = (&participant.lease, participant.start, participant.first_free());
+            let end = self.positions(lease).end;
             // Below `sequence_tokens`, an `int32_t`.
-            let removed = self.remove(lease, first as i32, -1);
-            let back = self.positions(lease).end == first && self.can_go_back(lease, participant.start);
-            if removed != Ok(true) || !back {
+            let removed = self.remove(lease, first as i32, -1) == Ok(true);
+            let kept = match (start, has_state) {
+                (0, _) => true,
+                (_, true) => reach::is_untouched(snapshots, first, end),
+                (_, false) => self.reach(lease).holds(start).is_ok(),
+            };
+            if !removed || !kept || self.positions(lease).end != first {
                 lease.set_damaged(true);
                 damaged.push(lease.id());
             }

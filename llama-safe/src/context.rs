@@ -93,6 +93,7 @@ impl Context {
         let max_sequences = unsafe { sys::llama_max_parallel_sequences() } as u32;
         limits::check(&asked, max_sequences, sys::GGML_MAX_N_THREADS)?;
         check_model(model, params)?;
+        check_rollback(model, params, asked.rollback_tokens)?;
 
         let abort = Arc::new(Abort { checks_left: AtomicI64::new(NEVER), deferred: AtomicBool::new(false) });
         let raw_params = raw_params(model, params, &asked, &abort);
@@ -116,6 +117,7 @@ impl Context {
         let memory = memory.filter(|_| model.has_decoder());
         let limits = read_limits(raw, memory.is_some(), model, params);
         let id = ContextId::next();
+        let supports_rollback = limits.rollback_tokens == asked.rollback_tokens;
         let context = Self {
             raw,
             memory,
@@ -137,6 +139,10 @@ impl Context {
             model: model.clone(),
         };
         context.check_classifier(params.pooling)?;
+        if !supports_rollback {
+            // llama.cpp makes a context without them (llama-context.cpp:108).
+            return Err(no_rollback(model, "llama.cpp keeps no snapshots of its states"));
+        }
         Ok(context)
     }
 
@@ -201,6 +207,7 @@ fn asked(model: &Model, params: &ContextParams) -> limits::Asked {
         sequences: params.sequences,
         threads,
         batch_threads: params.batch_threads.unwrap_or(threads),
+        rollback_tokens: if has_state(model) { params.rollback_tokens } else { 0 },
     }
 }
 
@@ -224,6 +231,31 @@ fn check_model(model: &Model, params: &ContextParams) -> Result<(), ContextError
     }
     if model.is_encoder_decoder() && !matches!(params.pooling, Pooling::Model | Pooling::None) {
         return Err(ContextError::PooledEncoder);
+    }
+    Ok(())
+}
+
+/// Whether sequences have a recurrent state.
+fn has_state(model: &Model) -> bool {
+    model.is_recurrent() || model.is_hybrid()
+}
+
+fn no_rollback(model: &Model, reason: &'static str) -> ContextError {
+    ContextError::RollbackUnsupported { architecture: model.architecture(), reason }
+}
+
+/// Refuses snapshots of recurrent states where llama.cpp offers them, but what it goes back to is not what was.
+fn check_rollback(model: &Model, params: &ContextParams, tokens: u32) -> Result<(), ContextError> {
+    if tokens == 0 {
+        return Ok(());
+    }
+    if model.sliding_window() > 0 {
+        // Of the window's positions only the last can be asked for (llama-memory-hybrid-iswa.cpp:179).
+        return Err(no_rollback(model, "its sliding window does not tell what it has forgotten"));
+    }
+    if params.embeddings {
+        // The cut of the batch forgets about the snapshots then (llama-memory-recurrent.cpp:421).
+        return Err(no_rollback(model, "the context computes embeddings, whose passes do not keep the snapshots"));
     }
     Ok(())
 }
@@ -268,6 +300,8 @@ fn raw_params(
     };
     raw.type_k = kv_type;
     raw.type_v = kv_type;
+    raw.n_rs_seq = asked.rollback_tokens;
+    raw.swa_full = params.keep_past_window;
     raw.abort_callback = Some(on_abort_check);
     raw.abort_callback_data = Arc::as_ptr(abort).cast_mut().cast();
     raw
@@ -310,6 +344,7 @@ fn read_limits(raw: NonNull<sys::llama_context>, has_memory: bool, model: &Model
                 (true, false, true) => MemoryKind::Hybrid,
                 (true, false, false) => MemoryKind::Attention,
             },
+            rollback_tokens: sys::llama_n_rs_seq(context),
             kv_layout: kv_layout(model, params),
             encodes_first: model.is_encoder_decoder(),
             output_head: has_memory || model.is_diffusion(),
@@ -339,8 +374,16 @@ pub(crate) struct Abort {
     /// Checks until the abort: 0 aborts at the next, [`NEVER`] at none.
     checks_left: AtomicI64,
     /// Set while a position shift waits for the next decode: aborted half way through, it would rotate the keys of some
-    /// layers twice (llama-kv-cache.cpp:898), so that computation runs to its end.
+    /// layers twice (llama-kv-cache.cpp:898), so that computation runs to its end. Set during a decode that moves recurrent
+    /// states between cells.
     pub(crate) deferred: AtomicBool,
+}
+
+impl Abort {
+    /// Whether the next check aborts.
+    pub(crate) fn is_requested(&self) -> bool {
+        self.checks_left.load(Ordering::Relaxed) == 0
+    }
 }
 
 const NEVER: i64 = -1;
@@ -367,7 +410,9 @@ pub struct AbortHandle {
 impl AbortHandle {
     /// Aborts the computation that runs, and every later one until [`reset`](Self::reset).
     ///
-    /// A decode that carries out a position shift finishes first.
+    /// Two kinds of decode finish first, since what they leave half done could not be told from what is right: one that
+    /// carries out a position shift, and one that computes recurrent states of several sequences in one pass while other
+    /// sequences have states as well. After one of the latter the next such decode is refused before it begins.
     pub fn abort(&self) {
         self.abort_after(0);
     }

@@ -352,6 +352,22 @@ pub enum ContextError {
         /// ggml's maximum.
         max: u32,
     },
+    /// More snapshots of a recurrent state than one pass can write.
+    #[error("rollback_tokens is {got}: with this batch_tokens and micro_batch_tokens the most is {max}")]
+    RollbackOutOfRange {
+        /// What was asked for.
+        got: u32,
+        /// The most, two less than the tokens of a pass.
+        max: u32,
+    },
+    /// Snapshots of a recurrent state that cannot be taken, or not rightly.
+    #[error("rollback_tokens cannot be had with architecture {architecture}: {reason}")]
+    RollbackUnsupported {
+        /// The model's `general.architecture`.
+        architecture: String,
+        /// What is in the way.
+        reason: &'static str,
+    },
     /// The model was loaded without its weights.
     #[error("the model was loaded with vocab_only: it has no weights to compute with")]
     VocabularyOnly,
@@ -662,6 +678,48 @@ pub enum OutputError {
     },
 }
 
+/// Why a memory cannot do what it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Obstacle {
+    /// A recurrent state has no positions. With [`rollback_tokens`](crate::ContextParams::rollback_tokens) it can go back
+    /// some tokens of the last decode, but be neither copied nor shifted there.
+    #[error(
+        "its recurrent state can go back {rollback} tokens now and no further: clear it, and decode what is to stay"
+    )]
+    State {
+        /// Tokens that it can go back now.
+        rollback: u32,
+    },
+    /// A recurrent state that was taken back, and is another's only once it was decoded.
+    #[error("its recurrent state was taken back, and takes effect with its next decode: decode it first")]
+    TakenBack,
+    /// Two sequences with one recurrent state, as forks have before the next decode.
+    #[error("a fork has the same recurrent state: decode one of them first, or clear it")]
+    SharedState,
+    /// A sliding window has forgotten what would be looked back on.
+    #[error(
+        "its sliding window of {window} tokens has forgotten what came before position {first}:          make the context with keep_past_window(true), or clear the sequence and decode what is to stay"
+    )]
+    Forgotten {
+        /// The first position still held.
+        first: u32,
+        /// Tokens that a layer with a window looks back on.
+        window: u32,
+    },
+    /// Embeddings at [places](crate::Place) of their own, of which several may have one position.
+    #[error(
+        "embeddings before position {end} have places of their own and cannot be told apart: go back to {end} or to 0"
+    )]
+    Placed {
+        /// The first position after them.
+        end: u32,
+    },
+    /// Positions that are not a number to be added to.
+    #[error("positions of this model cannot be renumbered: clear it, and decode what is to stay")]
+    Positions,
+}
+
 /// Why an operation on a sequence's memory was not done. Memory is as it was.
 #[derive(Debug, Error, Clone, PartialEq)]
 #[non_exhaustive]
@@ -679,17 +737,33 @@ pub enum MemoryError {
         /// Its length.
         length: u32,
     },
-    /// The memory cannot forget a part of a sequence: recurrent state has no positions to go back to.
-    #[error("the memory of this model cannot drop a part of sequence {id}: clear it, and decode what is to stay")]
+    /// The memory cannot forget what comes after the first `length` tokens of a sequence.
+    #[error("sequence {id} cannot go back to {length} tokens: {obstacle}")]
     CannotTruncate {
         /// The sequence.
         id: SeqId,
+        /// The length that was asked for.
+        length: u32,
+        /// What is in the way, and what to do about it.
+        obstacle: Obstacle,
+    },
+    /// The memory cannot copy the first `length` tokens of a sequence.
+    #[error("the first {length} tokens of sequence {id} cannot be forked: {obstacle}")]
+    CannotFork {
+        /// The sequence.
+        id: SeqId,
+        /// The length that was asked for.
+        length: u32,
+        /// What is in the way, and what to do about it.
+        obstacle: Obstacle,
     },
     /// The memory cannot renumber positions.
-    #[error("the memory of this model cannot shift positions: clear sequence {id}, and decode what is to stay")]
+    #[error("sequence {id} cannot be shifted: {obstacle}")]
     CannotShift {
         /// The sequence.
         id: SeqId,
+        /// What is in the way, and what to do about it.
+        obstacle: Obstacle,
     },
     /// Cells of this sequence belong to others as well, which a shift would renumber too.
     #[error("sequence {id} shares cells with a fork on the unified cache: shifting it would move the fork's positions")]

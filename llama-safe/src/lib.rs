@@ -72,6 +72,7 @@ mod lora;
 mod packing;
 mod payload;
 mod pool;
+mod reach;
 mod rows;
 mod snapshot;
 mod tokens;
@@ -114,7 +115,7 @@ pub use detokenizer::Detokenizer;
 pub use embedder::{Embedder, EmbedderParams, Embeddings};
 pub use error::{
     AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, LoadError, MemoryError,
-    OutputError, PushError, SamplingError, SequenceError, StateError, VocabError,
+    Obstacle, OutputError, PushError, SamplingError, SequenceError, StateError, VocabError,
 };
 pub use generated::TensorShape;
 pub use id::{OutputSlot, SeqId, Token};

@@ -64,6 +64,7 @@ pub struct Limits {
     pub(crate) encodes_first: bool,
     /// Whether the graph has an output head.
     pub(crate) output_head: bool,
+    pub(crate) rollback_tokens: u32,
 }
 
 impl Limits {
@@ -148,6 +149,13 @@ impl Limits {
         self.memory
     }
 
+    /// Tokens that a recurrent state can go back, at most (`n_rs_seq`): 0 unless
+    /// [asked for](crate::ContextParams::rollback_tokens), and for other memories.
+    #[must_use]
+    pub fn rollback_tokens(&self) -> u32 {
+        self.rollback_tokens
+    }
+
     /// The pooling in force, never [`Pooling::Model`].
     #[must_use]
     pub fn pooling(&self) -> Pooling {
@@ -186,6 +194,7 @@ pub(crate) struct Asked {
     pub sequences: u32,
     pub threads: u32,
     pub batch_threads: u32,
+    pub rollback_tokens: u32,
 }
 
 /// Refuses every number that makes llama.cpp abort or overflow when the context is made.
@@ -212,6 +221,12 @@ pub(crate) fn check(asked: &Asked, max_sequences: u32, max_threads: u32) -> Resu
     if batch_tokens < asked.sequences {
         return Err(ContextError::BatchSmallerThanSequences { batch_tokens, sequences: asked.sequences });
     }
+    // The tokens of a snapshot each and one more must fit in one pass, and llama.cpp asserts one more than that
+    // (llama-batch.cpp:702).
+    let max = batch_tokens.min(asked.micro_batch_tokens).saturating_sub(2);
+    if asked.rollback_tokens > max {
+        return Err(ContextError::RollbackOutOfRange { got: asked.rollback_tokens, max });
+    }
     for got in [asked.threads, asked.batch_threads] {
         if got == 0 || got > max_threads {
             return Err(ContextError::ThreadsOutOfRange { got, max: max_threads });
@@ -231,6 +246,7 @@ mod tests {
         sequences: 8,
         threads: 2,
         batch_threads: 2,
+        rollback_tokens: 0,
     };
 
     #[test]
@@ -255,6 +271,11 @@ mod tests {
         );
         assert_eq!(bad(Asked { threads: 0, ..GOOD }), ContextError::ThreadsOutOfRange { got: 0, max: 512 });
         assert_eq!(bad(Asked { batch_threads: 513, ..GOOD }), ContextError::ThreadsOutOfRange { got: 513, max: 512 });
+        assert_eq!(check(&Asked { rollback_tokens: 30, ..GOOD }, 256, 512), Ok(()));
+        for (got, micro_batch_tokens, max) in [(31, 32, 30), (1, 1, 0), (63, 100, 62), (u32::MAX, 32, 30)] {
+            let error = ContextError::RollbackOutOfRange { got, max };
+            assert_eq!(bad(Asked { rollback_tokens: got, micro_batch_tokens, ..GOOD }), error);
+        }
         assert!(matches!(
             bad(Asked { context_tokens: u32::MAX, ..GOOD }),
             ContextError::TooLarge { what: "context_tokens", .. }

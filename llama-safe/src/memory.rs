@@ -7,8 +7,9 @@ use llama_sys as sys;
 
 use crate::context::Context;
 use crate::error::{MemoryError, SequenceError};
-use crate::limits::{KvLayout, MemoryKind};
+use crate::limits::KvLayout;
 use crate::pool::Lease;
+use crate::reach::{self, Reach};
 use crate::sequence::Sequence;
 
 impl Context {
@@ -25,6 +26,18 @@ impl Context {
         Ok(self.positions(sequence.lease()))
     }
 
+    /// Whether [`truncate`](Self::truncate) would succeed.
+    ///
+    /// Attention goes back anywhere, but for windows that have forgotten; a recurrent state only to nothing, or some
+    /// tokens with [`rollback_tokens`](crate::ContextParams::rollback_tokens).
+    #[must_use]
+    pub fn can_truncate(&self, sequence: &Sequence, length: u32) -> bool {
+        match length {
+            0 => sequence.lease().check(self.id).is_ok(),
+            _ => self.check_truncate(sequence.lease(), length).is_ok(),
+        }
+    }
+
     /// Forgets everything after the first `length` tokens.
     ///
     /// # Errors
@@ -35,19 +48,26 @@ impl Context {
         if length == 0 {
             return self.clear(sequence);
         }
-        lease.check_usable(self.id)?;
-        let old = lease.length();
-        if length > old {
-            return Err(MemoryError::OutOfRange { id: lease.id(), asked: 0..length, length: old });
-        }
-        if length == old {
+        self.check_truncate(lease, length)?;
+        if length == lease.length() {
             return Ok(());
         }
-        if length < lease.placed_end() || !self.can_go_back(lease, length) || !self.remove(lease, length as i32, -1)? {
-            return Err(MemoryError::CannotTruncate { id: lease.id() });
+        // The checks leave nothing for it to refuse.
+        if !self.remove(lease, length as i32, -1)? {
+            return Err(MemoryError::Failed { reason: format!("it cannot remove what follows {length} tokens") });
         }
         lease.set_length(length);
+        if self.has_state() {
+            lease.set_taken_back();
+        }
         Ok(())
+    }
+
+    fn check_truncate(&self, lease: &Lease, length: u32) -> Result<(), MemoryError> {
+        lease.check_usable(self.id)?;
+        within(lease, 0..length)?;
+        let obstacle = self.reach(lease).truncate(length);
+        obstacle.map_err(|obstacle| MemoryError::CannotTruncate { id: lease.id(), length, obstacle })
     }
 
     /// Forgets a sequence. A damaged one is good again.
@@ -91,13 +111,19 @@ impl Context {
     /// A new sequence with the same tokens in memory.
     ///
     /// With [`KvLayout::Unified`] the two share cells, and it costs nothing; with [`KvLayout::Split`] the next decode copies
-    /// the sequence's share of the cache.
+    /// the sequence's share of the cache. A recurrent state is shared until one of the two is decoded.
     ///
     /// # Errors
     ///
     /// [`MemoryError`]: the sequence cannot be used, or there is no free slot.
     pub fn fork(&mut self, sequence: &Sequence) -> Result<Sequence, MemoryError> {
         self.fork_prefix(sequence, sequence.len())
+    }
+
+    /// Whether [`fork_prefix`](Self::fork_prefix) would succeed with that length, and [`fork`](Self::fork) with the whole.
+    #[must_use]
+    pub fn can_fork_at(&self, sequence: &Sequence, length: u32) -> bool {
+        self.check_fork(sequence.lease(), length).is_ok() && self.pool.has_free()
     }
 
     /// A new sequence with the first `length` tokens of another in memory.
@@ -107,24 +133,13 @@ impl Context {
     /// [`MemoryError`]: as [`fork`](Self::fork), or the sequence is shorter, or its memory cannot be copied in part.
     pub fn fork_prefix(&mut self, sequence: &Sequence, length: u32) -> Result<Sequence, MemoryError> {
         let lease = sequence.lease();
-        lease.check_usable(self.id)?;
-        let Some(memory) = self.memory() else {
-            return Err(MemoryError::NoMemory);
-        };
-        let whole = lease.length();
-        if length > whole {
-            return Err(MemoryError::OutOfRange { id: lease.id(), asked: 0..length, length: whole });
-        }
-        let partial = length < whole && length > 0;
-        let recurrent = matches!(self.limits.memory(), MemoryKind::Recurrent | MemoryKind::Hybrid);
-        if partial && (recurrent || length < lease.placed_end() || !self.can_go_back(lease, length)) {
-            return Err(MemoryError::CannotTruncate { id: lease.id() });
-        }
+        let memory = self.check_fork(lease, length)?;
         let fork = self.new_sequence()?;
         if length == 0 {
             return Ok(fork);
         }
         let unified = self.limits.kv_layout() == KvLayout::Unified;
+        let partial = length < lease.length();
         // Between streams llama.cpp copies whole sequences only, and asserts it (llama-kv-cache.cpp:545): the rest of
         // the copy is removed afterwards.
         let (start, end) = if partial && unified { (0, length as i32) } else { (-1, -1) };
@@ -135,17 +150,32 @@ impl Context {
         .map_err(|reason| MemoryError::Failed { reason })?;
         self.copies_wait |= !unified;
         if partial && !unified && !self.remove(fork.lease(), length as i32, -1)? {
-            return Err(MemoryError::CannotTruncate { id: lease.id() });
+            return Err(MemoryError::Failed { reason: format!("it cannot remove what follows {length} tokens") });
         }
         fork.lease().set_length(length);
         fork.lease().copy_placed(lease);
         if let Some(encoded) = &mut self.encoded {
             encoded.fork(lease.id(), fork.lease().id());
         }
-        if unified {
+        if unified || self.has_state() {
             fork.lease().set_family(lease.family());
         }
         Ok(fork)
+    }
+
+    fn check_fork(&self, lease: &Lease, length: u32) -> Result<sys::llama_memory_t, MemoryError> {
+        lease.check_usable(self.id)?;
+        let memory = self.memory().ok_or(MemoryError::NoMemory)?;
+        within(lease, 0..length)?;
+        let obstacle = self.reach(lease).fork(length);
+        obstacle.map_err(|obstacle| MemoryError::CannotFork { id: lease.id(), length, obstacle })?;
+        Ok(memory)
+    }
+
+    /// Whether [`shift`](Self::shift) would succeed.
+    #[must_use]
+    pub fn can_shift(&self, sequence: &Sequence, discard: Range<u32>) -> bool {
+        self.check_shift(sequence.lease(), discard).is_ok()
     }
 
     /// Removes the tokens at the positions `discard`, and moves the later ones down to close the gap: room for more
@@ -160,36 +190,17 @@ impl Context {
     /// cells. Nothing has changed then.
     pub fn shift(&mut self, sequence: &Sequence, discard: Range<u32>) -> Result<(), MemoryError> {
         let lease = sequence.lease();
-        lease.check_usable(self.id)?;
-        let Some(memory) = self.memory() else {
-            return Err(MemoryError::NoMemory);
-        };
+        let memory = self.check_shift(lease, discard.clone())?;
         let length = lease.length();
-        if discard.start > discard.end || discard.end > length {
-            return Err(MemoryError::OutOfRange { id: lease.id(), asked: discard, length });
-        }
         if discard.is_empty() {
             return Ok(());
-        }
-        if discard == (0..length) {
-            return self.clear(sequence);
         }
         if discard.end == length {
             return self.truncate(sequence, discard.start);
         }
-        // SAFETY: the memory lives as long as the context.
-        let can_shift = unsafe { sys::llama_memory_can_shift(memory) };
-        // Recurrent memories say that they can, but keep what was to be forgotten (llama-memory-recurrent.cpp:349).
-        // A window that has forgotten tokens cannot tell which are left.
-        if !can_shift || self.limits.memory() != MemoryKind::Attention || self.positions(lease).start != 0 {
-            return Err(MemoryError::CannotShift { id: lease.id() });
-        }
-        if self.limits.kv_layout() == KvLayout::Unified && self.pool.has_relatives(lease) {
-            return Err(MemoryError::SharedCells { id: lease.id() });
-        }
         let (start, end) = (discard.start as i32, discard.end as i32);
         if !self.remove(lease, start, end)? {
-            return Err(MemoryError::CannotShift { id: lease.id() });
+            return Err(MemoryError::Failed { reason: format!("it cannot remove the positions {discard:?}") });
         }
         // The keys are rotated at the next decode, which must not be aborted half way through that.
         self.abort.deferred.store(true, Ordering::Relaxed);
@@ -205,17 +216,44 @@ impl Context {
         })
     }
 
-    /// Whether a memory with a sliding window still holds all that the token after `length` looks back on. True of
-    /// every other memory.
-    ///
-    /// llama.cpp removes cells without asking (llama-kv-cache-iswa.cpp:112), and computes with the hole.
-    pub(crate) fn can_go_back(&self, lease: &Lease, length: u32) -> bool {
-        let window = self.model().sliding_window();
-        if window == 0 || length == 0 {
-            return true;
+    fn check_shift(&self, lease: &Lease, discard: Range<u32>) -> Result<sys::llama_memory_t, MemoryError> {
+        lease.check_usable(self.id)?;
+        let memory = self.memory().ok_or(MemoryError::NoMemory)?;
+        within(lease, discard.clone())?;
+        if discard.is_empty() {
+            return Ok(memory);
         }
-        let start = self.positions(lease).start;
-        start == 0 || start.saturating_add(window) <= length
+        if discard.end == lease.length() {
+            self.check_truncate(lease, discard.start)?;
+            return Ok(memory);
+        }
+        let obstacle = self.reach(lease).shift();
+        obstacle.map_err(|obstacle| MemoryError::CannotShift { id: lease.id(), obstacle })?;
+        if self.limits.kv_layout() == KvLayout::Unified && self.pool.has_relatives(lease) {
+            return Err(MemoryError::SharedCells { id: lease.id() });
+        }
+        Ok(memory)
+    }
+
+    /// What is known of a sequence and its memory.
+    pub(crate) fn reach(&self, lease: &Lease) -> Reach {
+        Reach {
+            kind: self.limits.memory(),
+            length: lease.length(),
+            first: self.positions(lease).start,
+            window: self.model().sliding_window(),
+            placed_end: lease.placed_end(),
+            rollback: lease.rollback(),
+            taken_back: lease.is_taken_back(),
+            shares_state: self.has_state() && self.pool.has_relatives(lease),
+            // SAFETY: the memory lives as long as the context.
+            renumbers: self.memory().is_some_and(|memory| unsafe { sys::llama_memory_can_shift(memory) }),
+        }
+    }
+
+    /// Whether the memory has recurrent states.
+    pub(crate) fn has_state(&self) -> bool {
+        reach::has_state(self.limits.memory())
     }
 
     /// [`span`](Self::span) of a lease that was checked.
@@ -244,4 +282,13 @@ impl Context {
         })
         .map_err(|reason| MemoryError::Failed { reason })
     }
+}
+
+/// Positions that a sequence has.
+fn within(lease: &Lease, asked: Range<u32>) -> Result<(), MemoryError> {
+    let length = lease.length();
+    if asked.start > asked.end || asked.end > length {
+        return Err(MemoryError::OutOfRange { id: lease.id(), asked, length });
+    }
+    Ok(())
 }

@@ -114,6 +114,8 @@ pub struct ContextParams {
     pub(crate) embeddings: bool,
     pub(crate) pooling: Pooling,
     pub(crate) flash_attention: FlashAttention,
+    pub(crate) rollback_tokens: u32,
+    pub(crate) keep_past_window: bool,
 }
 
 impl Default for ContextParams {
@@ -132,6 +134,8 @@ impl Default for ContextParams {
             embeddings: false,
             pooling: Pooling::default(),
             flash_attention: FlashAttention::default(),
+            rollback_tokens: 0,
+            keep_past_window: true,
         }
     }
 }
@@ -215,6 +219,33 @@ impl ContextParams {
     #[must_use]
     pub fn flash_attention(mut self, flash_attention: FlashAttention) -> Self {
         self.flash_attention = flash_attention;
+        self
+    }
+
+    /// How many tokens a recurrent state can be taken back with [`truncate`](crate::Context::truncate), at most: llama.cpp
+    /// keeps that many snapshots of the state of each sequence, each as large as the state.
+    ///
+    /// They are of the last decode of the sequence, and reach back to its first token, not before it: after a decode of
+    /// four tokens the state can be taken back three at most, after one of a single token not at all. What can be done is
+    /// told by [`can_truncate`](crate::Context::can_truncate).
+    ///
+    /// Memories of attention alone go back without, and ignore it. The other architectures either support it, or making
+    /// the context fails. 0 is the default.
+    #[must_use]
+    pub fn rollback_tokens(mut self, tokens: u32) -> Self {
+        self.rollback_tokens = tokens;
+        self
+    }
+
+    /// Whether layers with a sliding window have as many cells as the others (`swa_full`, the default), or only what the
+    /// window and a micro-batch need.
+    ///
+    /// The few cells save most of the KV cache of models with many such layers and long contexts. With them a sequence
+    /// forgets what its window has left behind, can then be truncated and forked at its last tokens only, and not be
+    /// shifted; [`span`](crate::Context::span) tells from where on it remembers. Shifting needs as many cells in all layers.
+    #[must_use]
+    pub fn keep_past_window(mut self, keep: bool) -> Self {
+        self.keep_past_window = keep;
         self
     }
 

@@ -10,7 +10,7 @@ use crate::id::{ContextId, SeqId};
 /// One lease of a slot, held by the [`Sequence`](crate::Sequence) and by the pool; batches hold it while they name it.
 ///
 /// The lease is shared with handles that may be dropped on another thread than the context's, hence the atomics. Only
-/// the context writes `length`, `damaged` and `family`; it needs `&mut self` for that, so that no two writes race.
+/// the context writes, all but `released`; it needs `&mut self` for that, so that no two writes race.
 #[derive(Debug)]
 pub(crate) struct Lease {
     context: ContextId,
@@ -23,8 +23,12 @@ pub(crate) struct Lease {
     placed_end: AtomicU32,
     /// How far that position is ahead of the last one in memory.
     placed_lead: AtomicU32,
-    /// Sequences with the same number may share cells of a unified cache.
+    /// Sequences with the same number may share cells: of a unified cache, or the one of a recurrent state.
     family: AtomicU64,
+    /// Tokens that snapshots of a recurrent state go back.
+    rollback: AtomicU32,
+    /// Whether it went back to a snapshot, and no decode has made that its state yet.
+    taken_back: AtomicBool,
     /// Leases of this pool that were released and are not reclaimed yet.
     released_in_pool: Arc<AtomicU32>,
 }
@@ -43,8 +47,11 @@ impl Lease {
         self.length.load(Ordering::Relaxed)
     }
 
+    /// Also forgets about snapshots, which are of a length.
     pub(crate) fn set_length(&self, length: u32) {
         self.length.store(length, Ordering::Relaxed);
+        self.rollback.store(0, Ordering::Relaxed);
+        self.taken_back.store(false, Ordering::Relaxed);
         if length < self.placed_end() {
             self.set_placed(0, 0);
         }
@@ -71,6 +78,22 @@ impl Lease {
         if self.length() >= from.placed_end() {
             self.set_placed(from.placed_end(), from.placed_lead.load(Ordering::Relaxed));
         }
+    }
+
+    pub(crate) fn rollback(&self) -> u32 {
+        self.rollback.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_rollback(&self, tokens: u32) {
+        self.rollback.store(tokens, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_taken_back(&self) -> bool {
+        self.taken_back.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_taken_back(&self) {
+        self.taken_back.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn is_damaged(&self) -> bool {
@@ -155,6 +178,8 @@ impl Pool {
             placed_end: AtomicU32::new(0),
             placed_lead: AtomicU32::new(0),
             family: AtomicU64::new(self.families),
+            rollback: AtomicU32::new(0),
+            taken_back: AtomicBool::new(false),
             released_in_pool: Arc::clone(&self.released),
         });
         slot.generation = slot.generation.wrapping_add(1);
@@ -188,6 +213,11 @@ impl Pool {
     /// Slots that cannot be leased: their leases live, or are not reclaimed yet.
     pub(crate) fn taken(&self) -> usize {
         self.slots.iter().filter(|slot| slot.lease.is_some()).count()
+    }
+
+    /// Whether a slot can be leased, once those released are reclaimed.
+    pub(crate) fn has_free(&self) -> bool {
+        self.live().count() < self.slots.len()
     }
 
     /// A family that no other sequence is of.

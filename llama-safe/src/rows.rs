@@ -159,6 +159,11 @@ impl Rows {
         &self.participants
     }
 
+    /// Whether a sequence has rows here.
+    pub(crate) fn has(&self, lease: &Lease) -> bool {
+        self.index_of_slot.get(lease.slot() as usize).is_some_and(|index| *index != ABSENT)
+    }
+
     /// What the rows hold.
     pub(crate) fn columns(&self) -> &Columns {
         &self.columns
@@ -385,6 +390,7 @@ mod tests {
             kv_layout: KvLayout::Split,
             encodes_first: false,
             output_head: true,
+            rollback_tokens: 0,
         }
     }
 

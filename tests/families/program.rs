@@ -1,0 +1,462 @@
+//! Random programs of decodes and memory operations, run on a context and on a naive model of its memory.
+//!
+//! What an operation may do is told twice before it is done: by `can_*`, which must be what then happens, and by the naive
+//! model wherever that knows. What is in memory afterwards is told by the logits, compared with those of the same text
+//! computed from scratch.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use batch_suite::{assert_equal, nmse, params, prompt};
+use llama_safe::{
+    Context, ContextParams, DecodeError, KvLayout, MemoryError, MemoryKind, Model, Obstacle, PushError, Sequence,
+    SequenceError, Token,
+};
+use proptest::prelude::*;
+
+/// Sequences of each context.
+pub const SLOTS: u32 = 4;
+
+/// A model, how its contexts are made, and how nearly two ways to the same text agree.
+pub struct Subject {
+    pub model: Model,
+    /// [`SLOTS`] sequences.
+    pub settings: ContextParams,
+    /// The settings of one sequence, in which a text is computed from scratch.
+    pub alone: ContextParams,
+    pub layout: KvLayout,
+    /// The most that the error may be; `None` for bit for bit. The second is for texts that were shifted.
+    pub tolerance: [Option<f64>; 2],
+    /// Whether few cells let a sliding window forget.
+    pub forgets: bool,
+}
+
+/// What has happened to a sequence since it was empty.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Step {
+    Push(Token),
+    Shift(Range<u32>),
+    Truncate(u32),
+}
+
+/// The naive memory: a list of steps, and which cells each position is in.
+#[derive(Clone, Debug, Default)]
+struct History {
+    steps: Vec<Step>,
+    /// Names of cells, by position. A fork on the unified cache has the same ones.
+    cells: Vec<u64>,
+    /// Name of the cell of its recurrent state. A fork has the same one.
+    state: u64,
+    /// Tokens that the snapshots of that state go back; `None` where llama.cpp may have kept them or not.
+    rollback: Option<u32>,
+    taken_back: bool,
+}
+
+impl History {
+    fn len(&self) -> u32 {
+        self.cells.len() as u32
+    }
+
+    fn clear(&mut self) {
+        *self = Self { rollback: Some(0), ..Self::default() };
+    }
+
+    fn truncate(&mut self, length: u32) {
+        if length == 0 {
+            return self.clear();
+        }
+        if length == self.len() {
+            return;
+        }
+        self.cells.truncate(length as usize);
+        self.rollback = Some(0);
+        self.taken_back = true;
+        if self.has_shifts() {
+            self.steps.push(Step::Truncate(length));
+        } else {
+            self.steps.truncate(length as usize);
+        }
+    }
+
+    fn has_shifts(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Shift(_)))
+    }
+}
+
+/// Logits by histories, computed one step at a time in a context of their own.
+pub struct Oracle {
+    context: Context,
+    sequence: Sequence,
+    /// What the sequence holds.
+    done: Vec<Step>,
+    known: HashMap<Vec<Step>, Vec<f32>>,
+}
+
+impl Oracle {
+    pub fn new(subject: &Subject) -> Self {
+        let mut context = Context::new(&subject.model, &subject.alone).unwrap();
+        let sequence = context.new_sequence().unwrap();
+        Self { context, sequence, done: Vec::new(), known: HashMap::new() }
+    }
+
+    /// The logits after `steps`, of which the last is a push; `None` where this context could not follow.
+    ///
+    /// llama.cpp looks for cells from the first one on after a shift, and takes those that a window has left behind: a
+    /// text that was shifted and then truncated may need what was in them, here and not there (llama-kv-cache.cpp:652).
+    fn logits(&mut self, steps: &[Step]) -> Option<&[f32]> {
+        if !self.known.contains_key(steps) {
+            if !steps.starts_with(&self.done) {
+                self.context.clear(&self.sequence).unwrap();
+                self.done.clear();
+            }
+            for step in &steps[self.done.len()..] {
+                self.done.push(step.clone());
+                match step {
+                    Step::Push(token) => {
+                        let mut batch = self.context.new_batch();
+                        let slot = batch.push_output(&self.sequence, *token).unwrap();
+                        let logits = self.context.decode(&mut batch).unwrap().get(slot).unwrap().to_vec();
+                        if self.done.len() + 8 > steps.len() {
+                            self.known.insert(self.done.clone(), logits);
+                        }
+                    }
+                    Step::Shift(discard) => self.context.shift(&self.sequence, discard.clone()).unwrap(),
+                    Step::Truncate(length) => match self.context.truncate(&self.sequence, *length) {
+                        Ok(()) => {}
+                        Err(MemoryError::CannotTruncate { obstacle: Obstacle::Forgotten { .. }, .. }) => {
+                            self.done.pop();
+                            return None;
+                        }
+                        Err(error) => panic!("{error}"),
+                    },
+                }
+            }
+        }
+        Some(&self.known[steps])
+    }
+}
+
+/// One step of a random program. Numbers are taken modulo what there is.
+#[derive(Clone, Debug)]
+pub enum Op {
+    New,
+    Drop(usize),
+    /// For each part a sequence, a salt and a number of tokens; one decode.
+    Decode(Vec<(usize, u32, u32)>),
+    Truncate(usize, u32),
+    /// By so many tokens.
+    GoBack(usize, u32),
+    Clear(usize),
+    ClearAll,
+    Fork(usize),
+    ForkPrefix(usize, u32),
+    Shift(usize, u32, u32),
+}
+
+/// A program with up to `most` tokens for a sequence at a time.
+pub fn program(most: u32) -> impl Strategy<Value = Vec<Op>> {
+    prop::collection::vec(op(most), 1..40)
+}
+
+fn op(most: u32) -> impl Strategy<Value = Op> {
+    let who = 0..SLOTS as usize;
+    prop_oneof![
+        3 => Just(Op::New),
+        2 => who.clone().prop_map(Op::Drop),
+        10 => prop::collection::vec((who.clone(), 0..4u32, 1..=most), 1..4).prop_map(Op::Decode),
+        2 => (who.clone(), any::<u32>()).prop_map(|(who, length)| Op::Truncate(who, length)),
+        2 => (who.clone(), 1..5u32).prop_map(|(who, tokens)| Op::GoBack(who, tokens)),
+        1 => who.clone().prop_map(Op::Clear),
+        1 => Just(Op::ClearAll),
+        3 => who.clone().prop_map(Op::Fork),
+        3 => (who.clone(), any::<u32>()).prop_map(|(who, length)| Op::ForkPrefix(who, length)),
+        4 => (who, any::<u32>(), any::<u32>()).prop_map(|(who, start, length)| Op::Shift(who, start, length)),
+    ]
+}
+
+/// A context, its sequences, and what they should hold.
+struct Machine<'a> {
+    subject: &'a Subject,
+    kind: MemoryKind,
+    window: u32,
+    renumbers: bool,
+    context: Context,
+    live: Vec<(Sequence, History)>,
+    cells: u64,
+    oracle: &'a mut Oracle,
+}
+
+impl<'a> Machine<'a> {
+    fn new(subject: &'a Subject, oracle: &'a mut Oracle) -> Self {
+        let context = Context::new(&subject.model, &subject.settings).unwrap();
+        let kind = context.limits().memory();
+        Self {
+            subject,
+            kind,
+            window: subject.model.sliding_window(),
+            renumbers: subject.model.architecture() != "qwen2vl",
+            context,
+            live: Vec::new(),
+            cells: 0,
+            oracle,
+        }
+    }
+
+    fn run(&mut self, op: &Op) {
+        if self.live.is_empty() && !matches!(op, Op::New) {
+            return;
+        }
+        let at = |who: usize| who % self.live.len();
+        match *op {
+            Op::New => {
+                let made = self.context.new_sequence();
+                self.add(made.map_err(MemoryError::from), History { rollback: Some(0), ..History::default() });
+            }
+            Op::Drop(who) => drop(self.live.swap_remove(at(who))),
+            Op::Decode(ref parts) => self.decode(parts),
+            Op::Truncate(who, length) => {
+                let index = at(who);
+                self.truncate(index, length % (self.live[index].1.len() + 1));
+            }
+            Op::GoBack(who, tokens) => {
+                let index = at(who);
+                self.truncate(index, self.live[index].1.len().saturating_sub(tokens));
+            }
+            Op::Clear(who) => {
+                let index = at(who);
+                let (sequence, history) = &mut self.live[index];
+                self.context.clear(sequence).unwrap();
+                history.clear();
+            }
+            Op::ClearAll => {
+                self.context.clear_all().unwrap();
+                self.live.iter_mut().for_each(|(_, history)| history.clear());
+            }
+            Op::Fork(who) => {
+                let index = at(who);
+                self.fork(index, self.live[index].1.len(), true);
+            }
+            Op::ForkPrefix(who, length) => {
+                let index = at(who);
+                self.fork(index, length % (self.live[index].1.len() + 1), false);
+            }
+            Op::Shift(who, start, length) => {
+                let index = at(who);
+                let whole = self.live[index].1.len();
+                let start = start % (whole + 1);
+                self.shift(index, start..start + length % (whole - start + 1));
+            }
+        }
+        self.check_spans();
+    }
+
+    fn check_spans(&self) {
+        for (sequence, history) in &self.live {
+            let length = history.len();
+            let span = self.context.span(sequence).unwrap();
+            assert_eq!(sequence.len(), length);
+            assert!(!sequence.is_damaged());
+            match self.kind {
+                MemoryKind::Recurrent | MemoryKind::Hybrid => assert_eq!(span, length.saturating_sub(1)..length),
+                _ if self.window == 0 => assert_eq!(span, 0..length),
+                // What the next token looks back on.
+                _ => assert!(span.end == length && span.start <= (length + 1).saturating_sub(self.window), "{span:?}"),
+            }
+        }
+    }
+
+    /// A name for a cell that no other has.
+    fn cell(&mut self) -> u64 {
+        self.cells += 1;
+        self.cells
+    }
+
+    fn has_state(&self) -> bool {
+        matches!(self.kind, MemoryKind::Recurrent | MemoryKind::Hybrid)
+    }
+
+    fn shares_state(&self, index: usize) -> bool {
+        let state = self.live[index].1.state;
+        (0..).zip(&self.live).any(|(other, (_, history))| other != index && state != 0 && history.state == state)
+    }
+
+    /// Whether a sequence can go on from `length`; `None` where this model does not know.
+    fn goes_back(&self, index: usize, length: u32) -> Option<bool> {
+        let (sequence, history) = &self.live[index];
+        if length == 0 || length == history.len() {
+            return Some(true);
+        }
+        if self.has_state() {
+            // A fork that was decoded has let go of the state, which this model sees and the context need not.
+            return if self.shares_state(index) {
+                Some(false)
+            } else {
+                history.rollback.map(|rollback| history.len() - length <= rollback)
+            };
+        }
+        let start = self.context.span(sequence).unwrap().start;
+        Some(start == 0 || start + self.window <= length + 1)
+    }
+
+    fn truncate(&mut self, index: usize, length: u32) {
+        let expected = self.goes_back(index, length);
+        let (sequence, history) = &mut self.live[index];
+        let can = self.context.can_truncate(sequence, length);
+        let result = self.context.truncate(sequence, length);
+        assert_eq!(can, result.is_ok(), "can_truncate to {length} of {}: {result:?}", history.len());
+        match result {
+            Ok(()) => history.truncate(length),
+            Err(MemoryError::CannotTruncate { id, length: asked, .. }) => {
+                assert_eq!((id, asked), (sequence.id(), length))
+            }
+            Err(error) => panic!("truncate: {error}"),
+        }
+        if let Some(expected) = expected {
+            assert_eq!(can, expected, "truncating to {length}");
+        }
+    }
+
+    fn fork(&mut self, index: usize, length: u32, whole: bool) {
+        let (sequence, history) = &self.live[index];
+        let partial = length > 0 && length < history.len();
+        let expected = match self.has_state() {
+            true => !partial && (length == 0 || !history.taken_back),
+            false => self.goes_back(index, length).unwrap(),
+        };
+        let can = self.context.can_fork_at(sequence, length);
+        let made = match whole {
+            true => self.context.fork(sequence),
+            false => self.context.fork_prefix(sequence, length),
+        };
+        assert_eq!(can, made.is_ok(), "can_fork_at {length} of {}: {made:?}", history.len());
+        if !expected {
+            match made.unwrap_err() {
+                MemoryError::CannotFork { id, length: asked, .. } => assert_eq!((id, asked), (sequence.id(), length)),
+                error => panic!("fork: {error}"),
+            }
+            return;
+        }
+        let mut copy = self.live[index].1.clone();
+        copy.truncate(length);
+        copy.rollback = Some(0);
+        if self.subject.layout == KvLayout::Split {
+            copy.cells = copy.cells.iter().map(|_| self.cell()).collect();
+        }
+        self.add(made, copy);
+    }
+
+    fn add(&mut self, made: Result<Sequence, MemoryError>, history: History) {
+        match made {
+            Ok(sequence) => self.live.push((sequence, history)),
+            Err(error) => {
+                assert_eq!(error, SequenceError::NoFreeSlot { limit: SLOTS }.into());
+                assert_eq!(self.live.len() as u32, SLOTS);
+            }
+        }
+    }
+
+    fn shift(&mut self, index: usize, discard: Range<u32>) {
+        let (sequence, history) = &self.live[index];
+        let whole = history.len();
+        let moves = !discard.is_empty() && discard.end < whole;
+        let shared = (0..)
+            .zip(&self.live)
+            .any(|(other, (_, others))| other != index && others.cells.iter().any(|cell| history.cells.contains(cell)));
+        let first = self.context.span(sequence).unwrap().start;
+        let expected = match moves {
+            // With fewer cells for the window llama.cpp does not shift at all.
+            true => Some(!self.has_state() && self.renumbers && first == 0 && !shared && !self.subject.forgets),
+            false if discard.is_empty() => Some(true),
+            false => self.goes_back(index, discard.start),
+        };
+        let can = self.context.can_shift(sequence, discard.clone());
+        let result = self.context.shift(sequence, discard.clone());
+        assert_eq!(can, result.is_ok(), "can_shift {discard:?} of {whole}: {result:?}");
+        if let Some(expected) = expected {
+            assert_eq!(can, expected, "shifting {discard:?} of {whole}: {result:?}");
+        }
+        if result.is_err() {
+            return;
+        }
+        let history = &mut self.live[index].1;
+        if moves {
+            history.cells.drain(discard.start as usize..discard.end as usize);
+            history.steps.push(Step::Shift(discard));
+        } else if !discard.is_empty() {
+            history.truncate(discard.start);
+        }
+    }
+
+    fn decode(&mut self, parts: &[(usize, u32, u32)]) {
+        let mut batch = self.context.new_batch();
+        let mut outputs = Vec::new();
+        let before: Vec<History> = self.live.iter().map(|(_, history)| history.clone()).collect();
+        let mut rows = vec![0; self.live.len()];
+        for &(who, salt, count) in parts {
+            let index = who % self.live.len();
+            let tokens = prompt(salt, count);
+            let cells: Vec<u64> = tokens.iter().map(|_| self.cell()).collect();
+            let state = self.cell();
+            let (sequence, history) = &mut self.live[index];
+            let slot = match batch.prompt(sequence, &tokens) {
+                Ok(slot) => slot,
+                Err(PushError::SequenceFull { .. }) => continue,
+                Err(error) => panic!("a push: {error}"),
+            };
+            rows[index] += count;
+            history.cells.extend(cells);
+            history.state = state;
+            history.steps.extend(tokens.into_iter().map(Step::Push));
+            outputs.push((slot, history.steps.clone()));
+        }
+        if outputs.is_empty() {
+            return;
+        }
+        let got = match self.context.decode(&mut batch) {
+            Ok(got) => got,
+            Err(DecodeError::NoSlot { .. }) if self.window > 0 => {
+                for ((_, history), before) in self.live.iter_mut().zip(before) {
+                    *history = before;
+                }
+                return;
+            }
+            Err(error) => panic!("a decode: {error}"),
+        };
+        for (slot, steps) in outputs {
+            let Some(want) = self.oracle.logits(&steps) else { continue };
+            let got = got.get(slot).unwrap();
+            let shifted = steps.iter().any(|step| matches!(step, Step::Shift(_)));
+            match self.subject.tolerance[usize::from(shifted)] {
+                None => assert!(got == want, "not bit for bit, error {:e}", nmse(got, want)),
+                Some(most) => assert_equal(got, want, most, "against one step at a time"),
+            }
+        }
+        let snapshots = self.context.limits().rollback_tokens();
+        let alone = rows.iter().filter(|rows| **rows > 0).count() == 1;
+        for ((_, history), rows) in self.live.iter_mut().zip(rows) {
+            if rows > 0 {
+                history.taken_back = false;
+                history.rollback = (alone || snapshots == 0).then(|| snapshots.min(rows - 1));
+            } else if !alone && snapshots > 0 && history.rollback != Some(0) {
+                history.rollback = None;
+            }
+        }
+    }
+}
+
+/// Runs a program, and then has every sequence say what it remembers.
+pub fn run(subject: &Subject, program: &[Op]) {
+    let mut oracle = Oracle::new(subject);
+    let mut machine = Machine::new(subject, &mut oracle);
+    for op in program {
+        machine.run(op);
+    }
+    for index in 0..machine.live.len() {
+        machine.run(&Op::Decode(vec![(index, 0, 1)]));
+    }
+}
+
+/// Settings in which rounding hides nothing, for a layout.
+pub fn settings(layout: KvLayout) -> ContextParams {
+    params().sequences(SLOTS).context_tokens(SLOTS * 256).batch_tokens(64).micro_batch_tokens(16).kv_layout(layout)
+}
