@@ -20,7 +20,7 @@ use std::time::Duration;
 use batch_suite::{is_leak_check, params};
 use document::Document;
 use fixtures::{Family, Weights};
-use llama_safe::{Context, DecodeError, LoadError, Model, ModelParams, Special, Token};
+use llama_safe::{Context, ContextError, DecodeError, LoadError, Model, ModelParams, Special, Token};
 use mutate::{Random, mutate};
 
 /// Mutations of a run of the suite.
@@ -39,17 +39,33 @@ fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// What is mutated: every family, plain and quantised.
+fn bases() -> Vec<Document> {
+    let files = Family::ALL.iter().flat_map(|family| [Weights::F32, Weights::Q8_0].map(|weights| (*family, weights)));
+    files.map(|(family, weights)| Document::new(&family.gguf(weights, 1).unwrap())).collect()
+}
+
+/// No right file is refused, however it is put together.
+#[test]
+fn right_files_work() {
+    for (index, mut base) in bases().into_iter().enumerate() {
+        for version in [2, 3] {
+            base.version = version;
+            let answer = attempt(&base.to_bytes(), &ModelParams::default());
+            // Some families are refused for what they are, not for their file.
+            let right = ["decoded", "encoded", "unsupported"].contains(&answer);
+            assert!(right, "base {index}, version {version}: {answer}");
+        }
+    }
+}
+
 /// What a child does; nothing in a run that is no child.
 #[test]
 fn child() {
     let Ok(range) = std::env::var(CHILD) else { return };
     let (first, end) = range.split_once(' ').expect("two numbers");
     let (first, end): (u64, u64) = (first.parse().unwrap(), end.parse().unwrap());
-    let bases: Vec<Document> = Family::ALL
-        .iter()
-        .flat_map(|family| [Weights::F32, Weights::Q8_0].map(|weights| family.gguf(weights, 1).unwrap()))
-        .map(|gguf| Document::new(&gguf))
-        .collect();
+    let bases = bases();
     let mut out = std::io::stdout().lock();
     for number in first..end {
         let mut random = Random(number.wrapping_mul(0x2545_f491_4f6c_dd1d));
@@ -57,18 +73,16 @@ fn child() {
         let (bytes, what) = mutate(&bases[base], &mut random);
         writeln!(out, "TRY {number} base {base}: {}", what.replace('\n', " ")).unwrap();
         out.flush().unwrap();
-        let used = attempt(&bytes, &mut random);
+        let settings = ModelParams::default().vocab_only(random.below(10) == 0).check_tensors(random.below(10) == 0);
+        let used = attempt(&bytes, &settings);
         writeln!(out, "\nWAS {used}").unwrap();
     }
     writeln!(out, "END").unwrap();
 }
 
 /// Loads and uses a file, and says how far it came.
-fn attempt(bytes: &[u8], random: &mut Random) -> &'static str {
-    let vocab_only = random.below(10) == 0;
-    let check = random.below(10) == 0;
-    let settings = ModelParams::default().vocab_only(vocab_only).check_tensors(check);
-    let model = match Model::from_bytes(bytes, &settings) {
+fn attempt(bytes: &[u8], settings: &ModelParams) -> &'static str {
+    let model = match Model::from_bytes(bytes, settings) {
         Ok(model) => model,
         Err(LoadError::Malformed(_)) => return "refused",
         Err(error) if error.to_string().contains("GGML_ASSERT") => {
@@ -93,6 +107,7 @@ fn attempt(bytes: &[u8], random: &mut Random) -> &'static str {
             println!("ASSERTED {error}");
             return "no context, asserted";
         }
+        Err(ContextError::UnsupportedModel { .. }) => return "unsupported",
         Err(_) => return "no context",
     };
     let Ok(sequence) = context.new_sequence() else { return "no sequence" };

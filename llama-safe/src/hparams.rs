@@ -22,14 +22,18 @@ const WITHOUT_ROPE: &str = "gpt2 gptj mpt refact bloom mamba mamba2 jamba jina-b
 /// Architectures whose positions are four numbers, so that the sections of a head say which it turns by.
 const SECTIONED: &str = "qwen2vl paddleocr qwen3vl qwen3vlmoe qwen35 qwen35moe clef qwen4exp";
 
+/// Architectures that cannot do without experts.
+const OF_EXPERTS: &str = "bailingmoe2 glm4moe grovemoe llada-moe smallthinker";
+/// Architectures with heads of a state each, as wide as `wkv.head_size`.
+const WITH_STATE_HEADS: &str = "rwkv6 rwkv6qwen2 rwkv7 arwkv7";
+
 /// Numbers that an architecture divides by, where the file has them. Others may have them as 0.
-const DIVISORS: [(&str, &str); 9] = [
+const DIVISORS: [(&str, &str); 8] = [
     ("ssm.group_count", "mamba2 falcon-h1 granitehybrid nemotron_h nemotron_h_moe qwen3next qwen35 qwen35moe qwen4exp"),
     (
         "ssm.time_step_rank",
         "mamba2 falcon-h1 granitehybrid nemotron_h nemotron_h_moe plamo2 qwen3next qwen35 qwen35moe qwen4exp",
     ),
-    ("wkv.head_size", "rwkv6 rwkv6qwen2 rwkv7 arwkv7"),
     ("full_attention_interval", "minimax-01 qwen35 qwen35moe qwen3next qwen4exp clef"),
     ("attention.output_group_count", "deepseek4 dflash"),
     ("conv_group_size", "dflash"),
@@ -107,6 +111,9 @@ impl Rules<'_> {
         // These have their experts counted as none where there is one (llama-model.cpp:1339).
         if self.is_of("hunyuan_vl hunyuan-dense") && count <= 1 {
             return Ok(());
+        }
+        if self.is_of(OF_EXPERTS) && count == 0 {
+            return Err(self.out_of_range(COUNT, 0, 1, MOST_EXPERTS));
         }
         let used = self.by_layer(USED);
         let most_used = used.iter().copied().max().unwrap_or(0);
@@ -190,9 +197,17 @@ impl Rules<'_> {
         if let Some(got) = sections.iter().find(|size| !(0..=MOST / 4).contains(*size)) {
             return Err(self.out_of_range(SECTIONS, *got, 0, MOST / 4));
         }
-        // ops.cpp:6381, where the fourth does not count.
-        if self.is_of(SECTIONED) && sections.iter().take(3).all(|size| *size == 0) {
-            return Err(self.out_of_range(SECTIONS, 0, 1, MOST / 4));
+        if self.is_of(SECTIONED) {
+            // ops.cpp:6381, where the fourth does not count.
+            if sections.iter().take(3).all(|size| *size == 0) {
+                return Err(self.out_of_range(SECTIONS, 0, 1, MOST / 4));
+            }
+            // ops.cpp:6231.
+            let all: i128 = sections.iter().sum();
+            let head = self.number("attention.key_length").or_else(|| self.head_width());
+            if let Some(head) = head.filter(|head| all > *head) {
+                return Err(self.out_of_range(SECTIONS, all, 1, head));
+            }
         }
         Ok(())
     }
@@ -230,6 +245,22 @@ impl Rules<'_> {
                 Some(got) if got > 4 && got != i128::from(u32::MAX) => return Err(self.out_of_range(name, got, 0, 4)),
                 _ => {}
             }
+        }
+        if self.is_of(WITH_STATE_HEADS) {
+            const HEAD: &str = "wkv.head_size";
+            const WIDTH: &str = "embedding_length";
+            self.range(HEAD, 1, MOST)?;
+            if let (Some(head), Some(width)) = (self.number(HEAD), self.number(WIDTH))
+                && width % head != 0
+            {
+                let (key, by_key) = (self.key(WIDTH), self.key(HEAD));
+                return Err(GgufError::NotDivisible { key, got: width, by_key, by: head });
+            }
+        }
+        if self.is_of("rwkv7 arwkv7") {
+            // rwkv7.cpp:126 and arwkv7.cpp, which say how many there are.
+            let shifts = if self.architecture == "rwkv7" { 2 } else { 1 };
+            self.range("token_shift_count", shifts, shifts)?;
         }
         for (name, architectures) in DIVISORS {
             if self.is_of(architectures) {

@@ -89,49 +89,25 @@ enum Role {
     Ids,
 }
 
-/// Parts of names of what is added or multiplied number by number, with the suffix `.weight` or none.
-/// (`LLM_TENSOR_INFOS` in llama-arch.cpp.)
-const NUMBERS: [&str; 24] = [
-    "norm",
-    "token_types",
-    "gamma",
-    "ssm_a",
-    "ssm_d",
-    "conv1d",
-    "shortconv.conv",
-    "lerp_",
-    "time_mix_decay",
-    "time_mix_w0",
-    "time_mix_a0",
-    "time_mix_v0",
-    "time_mix_k_k",
-    "time_mix_k_a",
-    "time_mix_r_k",
-    "time_mix_ln",
-    "time_mix_first",
-    "exp_probs_b",
-    "rope_f",
-    "attn_sinks",
-    "ffn.act",
-    "_scale",
-    "_hc_base",
-    "res_score",
-];
-/// Names that hold a part of [`NUMBERS`] and are matrices all the same.
-const MATRICES: [&str; 4] = ["time_mix_decay_w1", "time_mix_decay_w2", "norm_exps_", "convnext"];
-const IDS: [&str; 3] = ["d2t", "ffn_gate_tid2eid", "masked_embd_ordering"];
+/// The last part of the names of what is added or multiplied number by number; norms besides
+/// (`LLM_TENSOR_INFOS` in llama-arch.cpp, and `token_types`, of which bert.cpp adds a row).
+const NUMBERS: &str = "token_types gamma ssm_a ssm_d ssm_conv1d ssm_conv1d_q ssm_conv1d_k ssm_conv1d_v ple_conv1d conv \
+     time_mix_lerp_x time_mix_lerp_w time_mix_lerp_k time_mix_lerp_v time_mix_lerp_r time_mix_lerp_g time_mix_lerp_fused \
+     channel_mix_lerp_k channel_mix_lerp_r time_mix_decay time_mix_w0 time_mix_a0 time_mix_v0 time_mix_k_k time_mix_k_a \
+     time_mix_r_k time_mix_ln time_mix_first exp_probs_b exp_probs_b_vl rope_freqs rope_factors_long rope_factors_short \
+     attn_sinks act layer_output_scale output_hc_scale hc_attn_scale hc_ffn_scale output_hc_base hc_attn_base hc_ffn_base";
+const IDS: &str = "d2t ffn_gate_tid2eid masked_embd_ordering";
 
 fn role(name: &str) -> Role {
+    let one_of = |names: &str, name: &str| names.split_whitespace().any(|one| one == name);
     let (stem, suffix) = name.rsplit_once('.').unwrap_or((name, ""));
-    // `blk.0.ssm_a` has no suffix.
-    let stem = if ["weight", "bias", "scale", "input_scale"].contains(&suffix) { stem } else { name };
-    if IDS.iter().any(|ids| stem == *ids || stem.ends_with(&format!(".{ids}"))) {
+    // `blk.0.ssm_a` has no suffix, `ffn.act.scales` one of its own.
+    let stem = if ["weight", "bias", "scale", "input_scale", "scales"].contains(&suffix) { stem } else { name };
+    let last = stem.rsplit('.').next().unwrap_or(stem);
+    if one_of(IDS, last) {
         Role::Ids
-    } else if MATRICES.iter().any(|part| stem.contains(part)) {
-        Role::Matrix
-    } else if ["bias", "scale", "input_scale"].contains(&suffix) || NUMBERS.iter().any(|part| stem.contains(part)) {
-        // wavtokenizer's convolutions are kernels, not numbers.
-        if stem.starts_with("conv1d") { Role::Matrix } else { Role::Numbers }
+    } else if !["", "weight"].contains(&suffix) && stem != name || last.contains("norm") || one_of(NUMBERS, last) {
+        Role::Numbers
     } else {
         Role::Matrix
     }
@@ -148,9 +124,14 @@ mod tests {
 
     #[test]
     fn roles() {
-        for name in
-            ["blk.3.attn_norm.weight", "output_norm.weight", "blk.0.attn_q.bias", "blk.0.ssm_a", "rope_freqs.weight"]
-        {
+        for name in [
+            "blk.3.attn_norm.weight",
+            "output_norm.weight",
+            "blk.0.attn_q.bias",
+            "blk.0.ssm_a",
+            "token_types.weight",
+            "rope_freqs.weight",
+        ] {
             assert_eq!(role(name), Role::Numbers, "{name}");
         }
         for name in
