@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use batch_suite::{exact_params, is_leak_check, still_works};
 use fixtures::{Llama, Weights};
-use llama_safe::{Context, GgufError, LoadError, LoadMode, Model, ModelParams};
+use llama_safe::{Context, GgufError, LoadError, LoadMode, Model, ModelParams, OverrideError};
 use proptest::prelude::*;
 
 /// A place for this test binary's files.
@@ -172,4 +172,87 @@ fn loading_that_is_stopped() {
     assert!(seen.is_sorted() && seen.first() >= Some(&0.0) && seen.last() == Some(&1.0), "{seen:?}");
     still_works(&mut Context::new(&model.unwrap(), &exact_params()).unwrap());
     loads(&path);
+}
+
+/// From memory as from a file: at any step, and a panic comes out as it went in.
+#[test]
+fn loading_from_memory_that_is_stopped() {
+    let settings = ModelParams::default();
+    let mut steps = 0;
+    let model = Model::from_bytes_with_progress(gguf(), &settings, |_| {
+        steps += 1;
+        ControlFlow::Continue(())
+    });
+    still_works(&mut Context::new(&model.unwrap(), &exact_params()).unwrap());
+    assert!(steps > 10, "{steps}");
+    for last in [1, 2, steps / 2, steps - 1, steps] {
+        let mut step = 0;
+        let stopped = Model::from_bytes_with_progress(gguf(), &settings, |_| {
+            step += 1;
+            if step == last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert!(matches!(stopped, Err(LoadError::Cancelled)), "stopped at {last} of {steps}");
+        assert_eq!(step, last, "it is not asked again");
+    }
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        Model::from_bytes_with_progress(gguf(), &settings, |progress| {
+            if progress >= 1.0 { std::panic::panic_any(42u8) } else { ControlFlow::Continue(()) }
+        })
+    }));
+    assert_eq!(panicked.unwrap_err().downcast_ref::<u8>(), Some(&42));
+}
+
+/// A mapped file that is cut ends the process; one that was read is not needed any more.
+#[test]
+fn a_file_that_was_read_may_change() {
+    let path = path("read.gguf");
+    std::fs::write(&path, gguf()).unwrap();
+    let model = Model::load(&path, &ModelParams::default().load_mode(LoadMode::Read)).unwrap();
+    let mut context = Context::new(&model, &exact_params()).unwrap();
+    let before = batch_suite::decode_alone(&mut context, &batch_suite::prompt(1, 4));
+    // Cut in place, not replaced: the same file.
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(10).unwrap();
+    assert_eq!(batch_suite::decode_alone(&mut context, &batch_suite::prompt(1, 4)), before);
+}
+
+#[test]
+fn values_that_take_the_place_of_the_files() {
+    let load = |params: ModelParams| Model::from_bytes(gguf(), &params);
+    let plain = load(ModelParams::default()).unwrap();
+    let other = ModelParams::default().override_metadata("llama.context_length", 77);
+    assert_eq!((plain.context_length(), load(other.clone()).unwrap().context_length()), (512, 77));
+    // The last one counts.
+    assert_eq!(load(other.override_metadata("llama.context_length", 78)).unwrap().context_length(), 78);
+    // One of each type.
+    let base = load(ModelParams::default().override_metadata("llama.rope.freq_base", 500_000.0)).unwrap();
+    let tokens = batch_suite::prompt(1, 6);
+    let logits = |model: &Model| batch_suite::alone(model, &exact_params(), &tokens);
+    assert_ne!(logits(&base).last(), logits(&plain).last());
+    let bos = load(ModelParams::default().override_metadata("tokenizer.ggml.add_bos_token", !plain.vocab().adds_bos()));
+    assert_ne!(bos.unwrap().vocab().adds_bos(), plain.vocab().adds_bos());
+    assert!(load(ModelParams::default().override_metadata("general.name", "another name")).is_ok());
+    // Of a key that the file does not have.
+    assert!(load(ModelParams::default().override_metadata("tokenizer.ggml.add_sep_token", false)).is_ok());
+
+    // The same checks as for the file's own values.
+    let refused = |params: ModelParams| load(params).map(drop).unwrap_err();
+    for (key, got) in [("llama.block_count", 0), ("llama.block_count", 100_000), ("llama.expert_used_count", 3)] {
+        let error = refused(ModelParams::default().override_metadata(key, got));
+        let as_told = matches!(&error, LoadError::Malformed(GgufError::OutOfRange { key: told, got: value, .. })
+            if told == key && *value == i128::from(got));
+        assert!(as_told, "{error}");
+    }
+    // What llama.cpp would take for another type, or not look at.
+    let error = refused(ModelParams::default().override_metadata("llama.context_length", 77.0));
+    assert!(matches!(error, LoadError::Override(OverrideError::Type { given: "f32", found: "u32", .. })), "{error}");
+    for key in ["llama.there_is_no_such_key", "general.author"] {
+        let error = refused(ModelParams::default().override_metadata(key, "x"));
+        assert!(matches!(&error, LoadError::Override(OverrideError::NotRead { key: told }) if told == key), "{error}");
+    }
+    let error = refused(ModelParams::default().override_metadata("tokenizer.ggml.add_sep_token", 1));
+    assert!(matches!(error, LoadError::Override(OverrideError::NotRead { .. })), "{error}");
+    let long = refused(ModelParams::default().override_metadata("k".repeat(128), 1));
+    assert!(matches!(long, LoadError::Override(OverrideError::TooLong { got: 128, max: 127, .. })), "{long}");
+    let list = refused(ModelParams::default().override_metadata("tokenizer.ggml.tokens", "x"));
+    assert!(matches!(list, LoadError::Override(OverrideError::Type { found: "list", .. })), "{list}");
 }

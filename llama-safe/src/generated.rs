@@ -12,11 +12,11 @@ use llama_sys as sys;
 use crate::error::LoadError;
 use crate::fingerprint::Fingerprint;
 use crate::gguf_reader::read_header;
-use crate::hparams;
-use crate::load::{self, MemoryFile, load};
+use crate::load::{changed, load};
+use crate::memory_file::MemoryFile;
 use crate::model::Model;
+use crate::model_file::{check, check_start};
 use crate::params::ModelParams;
-use crate::tokens;
 
 /// A tensor that [`Model::generate`] asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,13 +68,12 @@ impl Model {
         params: &ModelParams,
         fill: impl FnMut(TensorShape<'_>, &mut [f32]),
     ) -> Result<Self, LoadError> {
-        load::check_start(metadata)?;
-        let header = read_header(Cursor::new(metadata))?;
+        check_start(metadata)?;
+        let mut header = read_header(Cursor::new(metadata))?;
         if !header.tensors.is_empty() {
             return Err(LoadError::HasTensors { tensors: header.tensors.len() });
         }
-        tokens::check(&header)?;
-        hparams::check(&header)?;
+        check(&mut header, params)?;
         let parsed = Parsed::new(metadata)?;
         let fingerprint = Fingerprint::of_bytes(metadata);
         let mut state = Fill { function: fill, values: Vec::new(), fingerprint, panic: None };
@@ -105,7 +104,7 @@ impl Model {
             drop(result);
             resume_unwind(panic);
         }
-        Ok(result?.identified(state.fingerprint))
+        Ok(result?.identified(changed(state.fingerprint, params)))
     }
 }
 

@@ -24,6 +24,12 @@ const SECTIONED: &str = "qwen2vl paddleocr qwen3vl qwen3vlmoe qwen35 qwen35moe c
 
 /// Architectures that cannot do without experts.
 const OF_EXPERTS: &str = "bailingmoe2 glm4moe grovemoe llada-moe smallthinker";
+/// Architectures whose experts are as wide as the feed-forward network divided by the experts used, where the file does not
+/// say how wide they are.
+const WITH_EXPERT_WIDTH: &str =
+    "glm4moe grovemoe llada-moe mellum qwen2moe qwen3moe qwen3next qwen35moe qwen3vlmoe qwen4exp rnd1";
+/// Architectures that divide their width by their heads before anything else.
+const DIVIDED_BY_HEADS: &str = "olmo2 phimoe gemma2 gemma3 deepseek2 deepseek2-ocr";
 /// Architectures with heads of a state each, as wide as `wkv.head_size`.
 const WITH_STATE_HEADS: &str = "rwkv6 rwkv6qwen2 rwkv7 arwkv7";
 
@@ -134,10 +140,11 @@ impl Rules<'_> {
                 return Err(self.out_of_range("expert_group_used_count", used, 1, groups - 1));
             }
         }
-        // The experts' width is then the whole width divided by the experts used.
+        // The experts' width is then the whole width divided by the experts used. (A list says both for each layer.)
         let width = self.by_layer("expert_feed_forward_length");
-        if count > 0 && (width.is_empty() || width.contains(&0)) && used.contains(&0) {
-            return Err(self.out_of_range(USED, 0, 1, count));
+        let divides = width.iter().all(|width| *width == 0) && width.len() < 2 && used.len() < 2;
+        if divides && most_used == 0 && (count > 0 || self.is_of(WITH_EXPERT_WIDTH)) {
+            return Err(self.out_of_range(USED, 0, 1, count.max(1)));
         }
         Ok(())
     }
@@ -154,6 +161,9 @@ impl Rules<'_> {
             if let Some(got) = list.iter().find(|count| !(0..=MOST).contains(*count)) {
                 return Err(self.out_of_range(name, *got, 0, MOST));
             }
+        }
+        if self.is_of(DIVIDED_BY_HEADS) && heads.first().is_none_or(|count| *count == 0) {
+            return Err(self.out_of_range(HEADS, 0, 1, MOST));
         }
         let layers = heads.len().max(kv_heads.len());
         let at = |list: &[i128], layer: usize| if list.len() == 1 { Some(list[0]) } else { list.get(layer).copied() };

@@ -69,18 +69,21 @@ mod gguf;
 mod gguf_reader;
 mod hparams;
 mod lora;
+mod overrides;
 mod packing;
 mod payload;
 mod pool;
 mod reach;
 mod rows;
 mod snapshot;
+mod splits;
 mod tokens;
 mod weights;
 mod whole_file;
 // Floor 3.
 mod backend;
 mod log;
+mod memory_file;
 mod params;
 // Floor 4.
 mod adapter;
@@ -89,6 +92,9 @@ mod generated;
 mod load;
 mod metadata;
 mod model;
+mod model_file;
+mod quantize;
+mod save;
 mod vocab;
 // Floor 5.
 mod context;
@@ -116,14 +122,18 @@ pub use embedder::{Embedder, EmbedderParams, Embeddings};
 pub use error::{
     AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, LoadError, MemoryError,
     Obstacle, OutputError, PushError, SamplingError, SequenceError, StateError, VocabError,
+    OutputError, OverrideError, PushError, QuantizeError, SamplingError, SaveError, SequenceError, SplitError,
+    StateError, VocabError,
 };
 pub use generated::TensorShape;
 pub use id::{OutputSlot, SeqId, Token};
 pub use limits::{KvLayout, Limits, MemoryKind, Pooling};
 pub use model::Model;
 pub use outputs::Outputs;
+pub use overrides::MetadataValue;
 pub use params::{ContextParams, FlashAttention, KvType, LoadMode, ModelParams};
 pub use place::Place;
+pub use quantize::{Quantization, QuantizeParams, quantize};
 pub use reranker::Reranker;
 pub use sampling::Sampler;
 pub use sequence::Sequence;

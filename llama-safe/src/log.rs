@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use llama_sys as sys;
 
 thread_local! {
-    static LOG: RefCell<Log> = const { RefCell::new(Log { level: sys::GGML_LOG_LEVEL_NONE, line: String::new(), errors: String::new() }) };
+    static LOG: RefCell<Log> = const { RefCell::new(Log { level: sys::GGML_LOG_LEVEL_NONE, line: String::new(), errors: String::new(), overrides: String::new() }) };
 }
 
 /// What one thread has logged. llama.cpp logs on the thread that calls it.
@@ -17,6 +17,8 @@ struct Log {
     line: String,
     /// Errors since [`forget_errors`].
     errors: String,
+    /// Which overrides of metadata were used since then.
+    overrides: String,
 }
 
 /// Longest text of errors kept.
@@ -30,7 +32,16 @@ pub(crate) fn install() {
 
 /// Forgets the errors that this thread has logged.
 pub(crate) fn forget_errors() {
-    LOG.with_borrow_mut(|log| log.errors.clear());
+    LOG.with_borrow_mut(|log| {
+        log.errors.clear();
+        log.overrides.clear();
+    });
+}
+
+/// Whether llama.cpp has said, since [`forget_errors`], that it used an override of this key. It says so nowhere else
+/// (llama-model-loader.cpp:178).
+pub(crate) fn says_override_of(key: &str) -> bool {
+    LOG.with_borrow(|log| log.overrides.contains(&format!("'{key}' = ")))
 }
 
 /// The errors that this thread has logged since [`forget_errors`]; `fallback` if there are none.
@@ -69,6 +80,9 @@ fn record(level: sys::ggml_log_level, text: &str) {
         if let Ok(mut log) = log.try_borrow_mut() {
             if level == sys::GGML_LOG_LEVEL_ERROR && log.errors.len() + line.len() < MOST_ERRORS {
                 log.errors.push_str(&line);
+            }
+            if line.contains("Using metadata override") {
+                log.overrides.push_str(&line);
             }
             // The buffer goes back, so that logging does not allocate line after line.
             if log.line.is_empty() {

@@ -25,6 +25,8 @@ struct RawModel {
     fingerprint: Option<Fingerprint>,
     /// Shapes of its tensors; `None` without weights.
     shapes: Option<Shapes>,
+    /// Whether weights may have been rearranged for this processor: they cannot be read back then.
+    repacked: bool,
     /// Making a context writes to the model (llama-context.cpp:3896), as loading and freeing adapters does: one at a time.
     exclusive: Mutex<()>,
 }
@@ -61,7 +63,7 @@ impl Drop for RawModel {
 
 impl Model {
     /// Takes ownership of a model that llama.cpp has just returned.
-    pub(crate) fn own(model: NonNull<sys::llama_model>, shapes: Option<Shapes>) -> Self {
+    pub(crate) fn own(model: NonNull<sys::llama_model>, shapes: Option<Shapes>, repacked: bool) -> Self {
         let raw = model.as_ptr();
         // Sizes of a model are positive `int32_t`s; a missing one is 0.
         let count = |number: i32| u32::try_from(number).unwrap_or(0);
@@ -81,7 +83,9 @@ impl Model {
                 vocabulary: count(sys::llama_vocab_n_tokens(sys::llama_model_get_vocab(raw))),
             }
         };
-        Self { raw: Arc::new(RawModel { model, sizes, fingerprint: None, shapes, exclusive: Mutex::new(()) }) }
+        Self {
+            raw: Arc::new(RawModel { model, sizes, fingerprint: None, shapes, repacked, exclusive: Mutex::new(()) }),
+        }
     }
 
     /// llama.cpp's model, for the modules that call it.
@@ -120,6 +124,10 @@ impl Model {
 
     pub(crate) fn is_vocab_only(&self) -> bool {
         self.raw.shapes.is_none()
+    }
+
+    pub(crate) fn may_be_repacked(&self) -> bool {
+        self.raw.repacked
     }
 
     /// Tokens of context that the model was trained on.

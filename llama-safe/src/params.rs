@@ -1,6 +1,7 @@
 //! What a model and a context are asked for, as plain data.
 
 use crate::limits::{KvLayout, Pooling};
+use crate::overrides::MetadataValue;
 
 /// How a model's weights get into memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -17,19 +18,27 @@ pub enum LoadMode {
 }
 
 /// How a model is loaded.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct ModelParams {
     pub(crate) gpu_layers: Option<u32>,
     pub(crate) load_mode: LoadMode,
     pub(crate) vocab_only: bool,
     pub(crate) check_tensors: bool,
     pub(crate) repack: bool,
+    pub(crate) overrides: Vec<(String, MetadataValue)>,
 }
 
 impl Default for ModelParams {
     /// All layers on a GPU where the build and the machine have one, weights mapped, repacked where that is faster.
     fn default() -> Self {
-        Self { gpu_layers: None, load_mode: LoadMode::Auto, vocab_only: false, check_tensors: false, repack: true }
+        Self {
+            gpu_layers: None,
+            load_mode: LoadMode::Auto,
+            vocab_only: false,
+            check_tensors: false,
+            repack: true,
+            overrides: Vec::new(),
+        }
     }
 }
 
@@ -73,6 +82,16 @@ impl ModelParams {
     #[must_use]
     pub fn repack(mut self, repack: bool) -> Self {
         self.repack = repack;
+        self
+    }
+
+    /// Puts a value in the place of the file's own, or of none: `("llama.context_length", 4096)`. The last one for a key
+    /// counts. It goes through the same checks as the file's values do, and loading fails if llama.cpp does not read it.
+    #[must_use]
+    pub fn override_metadata(mut self, key: impl Into<String>, value: impl Into<MetadataValue>) -> Self {
+        let key = key.into();
+        self.overrides.retain(|(one, _)| *one != key);
+        self.overrides.push((key, value.into()));
         self
     }
 }

@@ -66,6 +66,11 @@ pub(crate) fn check(header: &Header) -> Result<(), GgufError> {
     header.tensors.iter().try_for_each(check_format)
 }
 
+/// Whether all weights are F32, which no processor has another order for.
+pub(crate) fn are_plain(header: &Header) -> bool {
+    header.tensors.iter().all(|tensor| tensor.format == F32)
+}
+
 fn check_format(tensor: &Tensor) -> Result<(), GgufError> {
     let refuse = |allowed| Err(GgufError::FormatOfRole { tensor: tensor.name.clone(), got: tensor.format, allowed });
     match role(&tensor.name) {

@@ -23,6 +23,25 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// [`write`], by a function that is given the path to write to.
+pub(crate) fn write_by<E>(
+    path: &Path,
+    failed: impl Fn(io::Error) -> E,
+    write: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
+    let (_, temporary) = create_beside(path).map_err(&failed)?;
+    let named = write(&temporary).and_then(|()| {
+        let synced = File::open(&temporary).and_then(|file| file.sync_all());
+        synced.and_then(|()| fs::rename(&temporary, path)).map_err(&failed)
+    });
+    match named {
+        Ok(()) => sync_folder(path),
+        // There is nothing to be done about a file that cannot be removed either.
+        Err(_) => drop(fs::remove_file(&temporary)),
+    }
+    named
+}
+
 /// A new file in the folder of `path`.
 fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
