@@ -121,9 +121,8 @@ pub use detokenizer::Detokenizer;
 pub use embedder::{Embedder, EmbedderParams, Embeddings};
 pub use error::{
     AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, LoadError, MemoryError,
-    Obstacle, OutputError, PushError, SamplingError, SequenceError, StateError, VocabError,
-    OutputError, OverrideError, PushError, QuantizeError, SamplingError, SaveError, SequenceError, SplitError,
-    StateError, VocabError,
+    Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplingError, SaveError, SequenceError,
+    SplitError, StateError, VocabError,
 };
 pub use generated::TensorShape;
 pub use id::{OutputSlot, SeqId, Token};
