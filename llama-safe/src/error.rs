@@ -1419,3 +1419,37 @@ pub enum ControlVectorError {
         reason: String,
     },
 }
+
+/// Why a model could not be verified.
+#[derive(Debug, Error, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// The parameters leave no room for the texts that are compared.
+    #[error("a {what} has {has} tokens with these parameters, {needs} are needed to verify")]
+    TooSmall {
+        /// A sequence, batch or context.
+        what: &'static str,
+        /// Tokens that it has room for.
+        has: u32,
+        /// Tokens that the texts have.
+        needs: u32,
+    },
+    /// A context cannot be made.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// A sequence cannot be had.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
+    /// A token cannot be given.
+    #[error(transparent)]
+    Push(#[from] PushError),
+    /// A batch cannot be computed.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// An output cannot be read.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// A memory operation failed.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}

@@ -110,6 +110,7 @@ mod outputs;
 mod sampling;
 // Floor 9.
 mod embedder;
+mod verify;
 // Floor 10.
 mod reranker;
 
@@ -123,6 +124,9 @@ pub use error::{
     AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, LoadError, MemoryError,
     Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplingError, SaveError, SequenceError,
     SplitError, StateError, VocabError,
+    Obstacle, OutputError, PushError, SamplingError, SequenceError, StateError, VocabError,
+    OutputError, PushError, SamplingError, SequenceError, StateError, VocabError,
+    OutputError, PushError, SamplingError, SequenceError, VerifyError, VocabError,
 };
 pub use generated::TensorShape;
 pub use id::{OutputSlot, SeqId, Token};
@@ -137,4 +141,5 @@ pub use reranker::Reranker;
 pub use sampling::Sampler;
 pub use sequence::Sequence;
 pub use state::{SavedSequence, State};
+pub use verify::{Feature, Outcome, Verification, verify};
 pub use vocab::{Special, Vocab, VocabKind};

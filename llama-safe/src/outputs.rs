@@ -7,6 +7,7 @@ use llama_sys as sys;
 use crate::context::Context;
 use crate::error::OutputError;
 use crate::id::OutputSlot;
+use crate::limits::Limits;
 use crate::sequence::Sequence;
 
 /// The outputs of the last computation of a context, which they borrow: they cannot be kept past the next one.
@@ -43,6 +44,11 @@ impl Context {
 impl<'context> Outputs<'context> {
     pub(crate) fn new(context: &'context Context) -> Self {
         Self { context }
+    }
+
+    /// The numbers of the context that computed them.
+    pub(crate) fn limits(&self) -> &'context Limits {
+        self.context.limits()
     }
 
     /// The logits of a row, one for each token of the vocabulary: not probabilities, and not normalised.
