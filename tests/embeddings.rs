@@ -4,7 +4,7 @@ use batch_suite::{assert_equal, encoder, nmse, params, prompt, tiny};
 use fixtures::{Bert, Llama, Lora, Weights};
 use llama_safe::{
     Adapter, Context, ContextError, ContextParams, EmbedError, Embedder, EmbedderParams, Embeddings, FlashAttention,
-    KvType, Model, ModelParams, Pooling, Reranker, Special, Token,
+    KvType, MemoryKind, Model, ModelParams, Pooling, Reranker, Special, Token,
 };
 
 /// All in 32 bits.
@@ -356,4 +356,35 @@ fn models_of_the_other_kind_are_refused() {
     assert_eq!(Reranker::new(&headless, &settings()).unwrap_err(), EmbedError::Context(lost.clone()));
     assert_eq!(Context::new(&headless, &params().embeddings(true)).unwrap_err(), lost);
     assert!(Context::new(&headless, &params().embeddings(true).pooling(Pooling::Mean)).is_ok());
+}
+
+#[test]
+fn a_context_can_have_any_number_of_sequences() {
+    // Raw llama.cpp aborts while it makes a context that takes means, where the sequences do not divide the tokens of a pass
+    // (ggml.c:3354, called from llama-graph.cpp:3831).
+    for sequences in [1, 3, 7, 64, 200, 256] {
+        for tokens in [300, 512] {
+            let params = params().sequences(sequences).context_tokens(tokens).embeddings(true);
+            for model in [encoder(), tiny(Weights::F32)] {
+                for pooling in [Pooling::Mean, Pooling::Last, Pooling::None] {
+                    let mut context = Context::new(&model, &params.clone().pooling(pooling)).unwrap();
+                    let limits = context.limits().clone();
+                    assert!(limits.batch_tokens() >= sequences);
+                    // A batch as large as may be, of one token for each sequence and the rest for the last.
+                    let sequences: Vec<_> = (0..sequences).map(|_| context.new_sequence().unwrap()).collect();
+                    let mut batch = context.new_batch();
+                    for sequence in &sequences {
+                        batch.push(sequence, Token(7)).unwrap();
+                    }
+                    let rest = (limits.batch_tokens() - batch.len()).min(limits.sequence_tokens() - 1);
+                    for _ in 0..rest {
+                        batch.push(&sequences[0], Token(9)).unwrap();
+                    }
+                    let encoder = limits.memory() == MemoryKind::None;
+                    let outputs = if encoder { context.encode(&mut batch) } else { context.decode(&mut batch) };
+                    assert!(outputs.is_ok(), "{tokens} {pooling:?}: {:?}", outputs.map(drop));
+                }
+            }
+        }
+    }
 }

@@ -271,7 +271,7 @@ fn raw_params(
     raw.n_ctx = asked.context_tokens;
     // llama.cpp cuts it itself with causal attention; a batch larger than the context serves nobody without it either.
     raw.n_batch = asked.batch_tokens.min(asked.context_tokens);
-    raw.n_ubatch = asked.micro_batch_tokens;
+    raw.n_ubatch = limits::micro_batch_tokens(asked, params.embeddings);
     raw.n_seq_max = asked.sequences;
     // Checked to be at most GGML_MAX_N_THREADS.
     raw.n_threads = asked.threads as i32;

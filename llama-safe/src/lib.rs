@@ -127,6 +127,7 @@ pub use error::{
     Obstacle, OutputError, PushError, SamplingError, SequenceError, StateError, VocabError,
     OutputError, PushError, SamplingError, SequenceError, StateError, VocabError,
     OutputError, PushError, SamplingError, SequenceError, VerifyError, VocabError,
+    OutputError, PushError, SamplingError, SequenceError, StateError, VerifyError, VocabError,
 };
 pub use generated::TensorShape;
 pub use id::{OutputSlot, SeqId, Token};

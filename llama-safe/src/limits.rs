@@ -235,6 +235,20 @@ pub(crate) fn check(asked: &Asked, max_sequences: u32, max_threads: u32) -> Resu
     Ok(())
 }
 
+/// Tokens of a pass for numbers that were checked: as many as were asked for, and where embeddings are computed no more than
+/// is a multiple of the sequences.
+///
+/// Making a context, llama.cpp tries out a pass of all sequences with the same number of tokens each, for which it rounds
+/// the tokens up, but not the outputs (llama-context.cpp:2531): the product that takes the mean of them does not fit then,
+/// and aborts.
+pub(crate) fn micro_batch_tokens(asked: &Asked, embeddings: bool) -> u32 {
+    if !embeddings {
+        return asked.micro_batch_tokens;
+    }
+    let most = asked.micro_batch_tokens.min(asked.batch_tokens).min(asked.context_tokens);
+    (most - most % asked.sequences).max(asked.sequences)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,5 +294,17 @@ mod tests {
             bad(Asked { context_tokens: u32::MAX, ..GOOD }),
             ContextError::TooLarge { what: "context_tokens", .. }
         ));
+    }
+
+    #[test]
+    fn passes_of_embeddings_are_multiples_of_the_sequences() {
+        let passes = |asked_for, sequences| {
+            micro_batch_tokens(&Asked { micro_batch_tokens: asked_for, sequences, ..GOOD }, true)
+        };
+        assert_eq!(passes(32, 8), 32);
+        assert_eq!(passes(32, 5), 30);
+        assert_eq!(passes(32, 33), 33, "a pass has room for each sequence");
+        assert_eq!(passes(1000, 7), 63, "of at most a batch");
+        assert_eq!(micro_batch_tokens(&Asked { sequences: 5, ..GOOD }, false), 32);
     }
 }
