@@ -123,11 +123,7 @@ pub use embedder::{Embedder, EmbedderParams, Embeddings};
 pub use error::{
     AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, LoadError, MemoryError,
     Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplingError, SaveError, SequenceError,
-    SplitError, StateError, VocabError,
-    Obstacle, OutputError, PushError, SamplingError, SequenceError, StateError, VocabError,
-    OutputError, PushError, SamplingError, SequenceError, StateError, VocabError,
-    OutputError, PushError, SamplingError, SequenceError, VerifyError, VocabError,
-    OutputError, PushError, SamplingError, SequenceError, StateError, VerifyError, VocabError,
+    SplitError, StateError, VerifyError, VocabError,
 };
 pub use generated::TensorShape;
 pub use id::{OutputSlot, SeqId, Token};
