@@ -534,6 +534,11 @@ fn qwen2vl_pictures_are_not_cut() {
 }
 
 #[test]
+fn qwen2vl_saved_picture_is_refused() {
+    positions::saved_picture_is_refused();
+}
+
+#[test]
 fn qwen2vl_aborted_pictures_are_rolled_back() {
     positions::aborted_pictures_are_rolled_back();
 }

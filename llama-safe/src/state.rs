@@ -264,6 +264,10 @@ impl Context {
         self.reclaim();
         for lease in leases {
             lease.check_usable(self.id)?;
+            if lease.placed_end() > 0 {
+                // The length does not tell how many cells there are, nor at which positions.
+                return Err(self.unsupported("embeddings with places of their own cannot be saved yet"));
+            }
         }
         self.settle(leases)?;
         let mut sequences = Vec::with_capacity(leases.len());
