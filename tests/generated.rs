@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use batch_suite::{alone, params};
 use fixtures::Weights;
 use fixtures::gguf::{Gguf, Tensor};
-use llama_safe::{LoadError, Model, ModelParams, Token};
+use llama_safe::{Adapter, AdapterError, LoadError, Model, ModelParams, Token};
 
 fn metadata(architecture: &str) -> Gguf {
     let mut gguf = Gguf::default();
@@ -78,4 +78,23 @@ fn metadata_that_is_wrong_is_an_error() {
     assert!(matches!(of(&little), LoadError::Rejected { reason } if reason.contains("context_length")));
     assert!(matches!(generate(b"", |_, _| {}), Err(LoadError::Empty)));
     assert!(matches!(generate(b"GGUF\x03", |_, _| {}), Err(LoadError::Malformed(_))));
+}
+
+#[test]
+fn adapters_know_its_tensors() {
+    let model = generate(&metadata("llama").header(), |_, values| values.fill(0.01)).unwrap();
+    let adapter = |name: &str| {
+        let mut gguf = Gguf::default();
+        for (key, value) in [("general.architecture", "llama"), ("general.type", "adapter"), ("adapter.type", "lora")] {
+            gguf.set(key, value);
+        }
+        for (part, shape) in [("lora_a", vec![32, 4]), ("lora_b", vec![4, 32])] {
+            gguf.add(Tensor { name: format!("{name}.{part}"), shape, weights: Weights::F32 });
+        }
+        let mut file = gguf.header();
+        file.resize(file.len() + 2 * 32 * 4 * 4, 0);
+        Adapter::from_bytes(&model, &file)
+    };
+    assert!(adapter("blk.1.attn_q.weight").is_ok());
+    assert!(matches!(adapter("blk.2.attn_q.weight"), Err(AdapterError::NoSuchTensor { .. })));
 }

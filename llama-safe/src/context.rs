@@ -156,12 +156,11 @@ impl Context {
         if !limits.has_embeddings() || limits.pooling() != Pooling::Rank {
             return Ok(());
         }
-        let width = sys::guarded(0, |result, error| {
-            // SAFETY: the model lives, and the function only reads what loading settled.
-            unsafe { sys::guard_rank_width(result, error, self.model.as_ptr()) }
-        })
-        .map_err(|reason| ContextError::Rejected { reason })?;
-        if width == i64::from(limits.output_width()) {
+        // What `build_pooling` ends with (llama-graph.cpp:3850); a tensor that no head is made of is refused by the loader.
+        let rows = |name: &str| Some(self.model.shapes()?.get(name)?[1]);
+        let head = rows("cls.output.weight").or_else(|| rows("cls.weight"));
+        let width = head.unwrap_or_else(|| self.model.width().into());
+        if width == u64::from(limits.output_width()) {
             Ok(())
         } else {
             let width = u32::try_from(width).unwrap_or(u32::MAX);

@@ -11,6 +11,7 @@ use llama_sys as sys;
 
 use crate::error::LoadError;
 use crate::fingerprint::Fingerprint;
+use crate::gguf::Shapes;
 use crate::gguf_reader::read_header;
 use crate::load::{changed, load};
 use crate::memory_file::MemoryFile;
@@ -76,7 +77,8 @@ impl Model {
         check(&mut header, params)?;
         let parsed = Parsed::new(metadata)?;
         let fingerprint = Fingerprint::of_bytes(metadata);
-        let mut state = Fill { function: fill, values: Vec::new(), fingerprint, panic: None };
+        let shapes = Shapes::new();
+        let mut state = Fill { function: fill, values: Vec::new(), shapes, fingerprint, panic: None };
         let set = setter(&state);
         let result = load(
             params,
@@ -104,7 +106,7 @@ impl Model {
             drop(result);
             resume_unwind(panic);
         }
-        Ok(result?.identified(changed(state.fingerprint, params)))
+        Ok(result?.with_shapes(state.shapes).identified(changed(state.fingerprint, params)))
     }
 }
 
@@ -139,6 +141,8 @@ struct Fill<F> {
     function: F,
     /// Room for the values of one tensor.
     values: Vec<f32>,
+    /// Of the tensors so far.
+    shapes: Shapes,
     /// Of the metadata, and of all values so far.
     fingerprint: Fingerprint,
     panic: Option<Box<dyn Any + Send>>,
@@ -168,6 +172,7 @@ unsafe extern "C" fn on_tensor<F: FnMut(TensorShape<'_>, &mut [f32])>(
             let shape = (*tensor).ne.map(|length| length as u64);
             (name, shape, sys::ggml_n_dims(tensor) as usize)
         };
+        state.shapes.insert(name.clone().into_owned(), shape);
         let values = shape.iter().product::<u64>() as usize;
         state.values.clear();
         state.values.resize(values, 0.0);

@@ -117,6 +117,14 @@ impl Model {
         self
     }
 
+    /// The model, with the shapes of tensors that no file lists. To be called before it is cloned.
+    pub(crate) fn with_shapes(mut self, shapes: Shapes) -> Self {
+        if let Some(raw) = Arc::get_mut(&mut self.raw) {
+            raw.shapes = raw.shapes.is_some().then_some(shapes);
+        }
+        self
+    }
+
     /// What tells it from other models.
     pub(crate) fn fingerprint(&self) -> Option<Fingerprint> {
         self.raw.fingerprint

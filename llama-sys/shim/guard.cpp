@@ -2,9 +2,6 @@
 
 #include "guard.h"
 
-// By way of the folder of llama.h: the sources are no include path of their own.
-#include "../src/llama-model.h"
-
 #include <cstdio>
 #include <exception>
 #include <initializer_list>
@@ -104,13 +101,6 @@ template <typename Call> bool guarded(guard_error * error, bool starts_afresh, C
     }
 
 GUARDED_FUNCTIONS(GUARD_DEFINE_VALUE, GUARD_DEFINE_VOID)
-
-bool guard_rank_width(int64_t * result, struct guard_error * error, const struct llama_model * model) {
-    return guarded(error, false, [&] {
-        const ggml_tensor * head = model->cls_out ? model->cls_out : model->cls;
-        *result = head ? head->ne[1] : model->hparams.n_embd;
-    });
-}
 
 bool guard_self_test(int32_t * result, struct guard_error * error, const char * what) {
     return guarded(error, false, [&] {

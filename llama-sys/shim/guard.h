@@ -139,12 +139,6 @@ struct guard_error {
 
 GUARDED_FUNCTIONS(GUARD_DECLARE_VALUE, GUARD_DECLARE_VOID)
 
-/*
- * How many numbers a reranker's head leaves for each sequence. llama.cpp reads llama_model_n_cls_out of them for each
- * (llama-context.cpp), whether there is a head of that width or not; no function of llama.h tells whether there is.
- */
-bool guard_rank_width(int64_t * result, struct guard_error * error, const struct llama_model * model);
-
 /* Throws on purpose, below the guard: lets a test see that an exception arrives as an error. */
 bool guard_self_test(int32_t * result, struct guard_error * error, const char * what);
 
