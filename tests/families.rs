@@ -534,11 +534,6 @@ fn qwen2vl_pictures_are_not_cut() {
 }
 
 #[test]
-fn qwen2vl_saved_picture_is_refused() {
-    positions::saved_picture_is_refused();
-}
-
-#[test]
 fn qwen2vl_aborted_pictures_are_rolled_back() {
     positions::aborted_pictures_are_rolled_back();
 }
@@ -746,4 +741,9 @@ fn t5_state_is_refused() {
 #[test]
 fn t5encoder_state_is_refused() {
     state::is_refused(Family::T5Encoder);
+}
+
+#[test]
+fn qwen2vl_state_with_pictures_survives_restore() {
+    state::pictures_survive_restore();
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use batch_suite::{assert_equal, exact_params, family, is_leak_check, model, params, prompt, still_works, tiny};
 use fixtures::{Family, Llama, Lora, Weights};
 use llama_safe::{
-    Adapter, Context, ContextParams, FlashAttention, KvLayout, KvType, SeqId, Sequence, SequenceError, State,
-    StateError, Token,
+    Adapter, Context, ContextParams, FlashAttention, KvLayout, KvType, MemoryError, SeqId, Sequence, SequenceError,
+    State, StateError, Token,
 };
 
 /// A context and a sequence of `length` tokens in it.
@@ -50,7 +50,7 @@ fn forged(state: &State, change: impl FnOnce(&mut [u8])) -> State {
 }
 
 /// Where the bytes of llama.cpp begin in a state of one sequence.
-const PAYLOAD: usize = 160;
+const PAYLOAD: usize = 168;
 
 #[test]
 fn every_changed_byte_is_noticed() {
@@ -319,6 +319,27 @@ fn an_empty_sequence_is_saved_and_restored() {
     still_works(&mut context);
 }
 
+/// Snapshots of a recurrent state are of a memory, not of a state: what is restored cannot go back.
+#[test]
+fn a_state_that_went_back_is_saved_as_it_is() {
+    let settings = params().sequences(2).context_tokens(512).kv_type(KvType::F32).flash_attention(FlashAttention::Off);
+    let model = family(Family::Hybrid, Weights::F32);
+    let mut context = Context::new(&model, &settings.clone().rollback_tokens(3)).unwrap();
+    let sequence = decoded(&mut context, &prompt(1, 12));
+    context.truncate(&sequence, 10).unwrap();
+    let state = context.save(&sequence).unwrap();
+    let want = next(&mut context, &sequence);
+    for settings in [settings.clone(), settings.rollback_tokens(3)] {
+        let mut context = Context::new(&model, &settings).unwrap();
+        // What the slot's last owner left there must not be gone back to.
+        drop(decoded(&mut context, &prompt(2, 12)));
+        let restored = context.restore(&state).unwrap();
+        assert_eq!(restored.len(), 10);
+        assert!(matches!(context.truncate(&restored, 9), Err(MemoryError::CannotTruncate { .. })));
+        assert_equal(&next(&mut context, &restored), &want, 1e-6, "a state that went back");
+    }
+}
+
 /// A folder that is deleted when the test ends.
 struct Folder(PathBuf);
 
@@ -409,7 +430,7 @@ fn mutate(state: &State, random: &mut Random) -> Option<State> {
         let payload = bytes.len() - PAYLOAD;
         let at = match random.below(4) {
             0 => PAYLOAD + random.below(payload),
-            1 => 144,
+            1 => 144 + 4 * random.below(6),
             _ => PAYLOAD + random.below(payload.min(240)) / 4 * 4,
         };
         let room = bytes.len() - at;
@@ -481,8 +502,9 @@ fn forged_states_harm_nothing() {
     }
 }
 
-/// The numbers that llama.cpp trusts, one by one: a second cell of a recurrent state ends the process
-/// (llama-memory-recurrent.cpp:1062); positions below zero make cells that nothing frees (llama-kv-cells.h:405).
+/// The numbers that llama.cpp trusts, one by one. A second cell of a recurrent state ends the process
+/// (llama-memory-recurrent.cpp:1052). A position below zero makes a cell that removing the sequence leaves there
+/// (llama-kv-cache.cpp:424), to be seen by the slot's next one. A NaN is in the result of every sequence beside it.
 #[test]
 fn each_number_that_llama_cpp_trusts_is_checked() {
     let refused = |which: Family, at: usize, number: i32| {
@@ -499,7 +521,9 @@ fn each_number_that_llama_cpp_trusts_is_checked() {
     };
     // Streams, cells; the first cell's position, sequences and sequence; then what is said once for all layers.
     assert_eq!(refused(Family::Llama, 0, 2), (0, "streams of cells"));
-    assert_eq!(refused(Family::Llama, 4, 4), (4, "cells"));
+    assert_eq!(refused(Family::Llama, 4, 4), (44, "position of a cell"), "more than there are");
+    assert_eq!(refused(Family::Llama, 4, 2), (32, "a cell for each position"));
+    assert_eq!(refused(Family::Llama, 4, 0), (4, "cells"));
     assert_eq!(refused(Family::Llama, 4, -1), (4, "cells"));
     for position in [-1, -5, 3, i32::MAX, i32::MIN] {
         assert_eq!(refused(Family::Llama, 8, position), (8, "position of a cell"));

@@ -1,10 +1,10 @@
 //! llama.cpp's bytes of one sequence: what they are made of, and whether they may go back to it. Plain data, no llama.cpp.
 //!
 //! llama.cpp checks types and sizes of rows when it reads a state, and trusts the rest. A recurrent state that says that
-//! it has two cells ends the process (llama-memory-recurrent.cpp:1062); a negative position makes a cell of the KV cache
-//! that nothing can free (llama-kv-cells.h:405); a number that is not finite reaches other sequences, since what is masked
-//! is multiplied by zero and not left out. So every number is walked here first, by the [`Layout`] that llama.cpp itself
-//! writes in this context.
+//! it has two cells ends the process (llama-memory-recurrent.cpp:1052); a cell at a negative position is left where it is
+//! when its sequence is removed (llama-kv-cache.cpp:424), and the slot's next sequence sees it; a number that is not finite
+//! is in the result of every other sequence, and stays when its own is removed, since what is masked is multiplied by zero
+//! and not left out. So every number is walked here first, by the [`Layout`] that llama.cpp itself writes in this context.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -112,12 +112,25 @@ impl Number {
 /// What is known of a sequence and its context without looking at the bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
-    /// Tokens of the sequence, at least 1.
+    /// The sequence's next position, at least 1.
     pub length: u32,
+    /// Before this position there may be several cells at one, and none at others: pictures.
+    pub placed_end: u32,
+    /// How far the next position is ahead of the last, but for the step of 1.
+    pub lead: u32,
+    /// The most cells that one sequence can have.
+    pub cells: u32,
     /// Tokens of the vocabulary.
     pub vocabulary: u32,
     /// Whether the first tokens may have been forgotten.
     pub windowed: bool,
+}
+
+impl Facts {
+    /// The last position that has a cell.
+    fn last(&self) -> u32 {
+        self.length - 1 - self.lead
+    }
 }
 
 /// Where in the bytes each section has what is the same in every context.
@@ -208,6 +221,11 @@ impl Layout {
     /// [`StateError::Malformed`] or [`StateError::NotFinite`], with the place.
     pub(crate) fn check(&self, portable: &[u8], facts: Facts) -> Result<Bodies, StateError> {
         let mut checker = Checker { reader: Reader { bytes: portable, at: 0 }, facts };
+        let has_places =
+            self.sections.iter().any(|section| matches!(section, Section::Attention { extended: true, .. }));
+        if facts.placed_end > 0 && !has_places {
+            return Err(checker.malformed("no pictures"));
+        }
         let mut bodies = Vec::with_capacity(self.sections.len());
         for section in &self.sections {
             bodies.push(checker.section(section)?);
@@ -349,7 +367,7 @@ impl Learner<'_> {
     fn recurrent(&self, at: usize) -> Vec<(Section, Range<usize>, usize)> {
         let read = || {
             let mut reader = Reader { bytes: self.bytes, at };
-            let last = i64::from(self.facts.length) - 1;
+            let last = i64::from(self.facts.last());
             if reader.u32()? != 1 || i64::from(reader.i32()?) != last || reader.u32()? != 0 || reader.u32()? != 0 {
                 return None;
             }
@@ -427,7 +445,7 @@ impl Checker<'_> {
             Section::Recurrent { layers, convolutions, states } => {
                 let start = self.reader.at;
                 self.expect(1, "cells of a recurrent state")?;
-                self.expect(self.facts.length - 1, "position of a recurrent state")?;
+                self.expect(self.facts.last(), "position of a recurrent state")?;
                 self.expect(0, "sequences of a recurrent state")?;
                 self.expect(0, "whether states are transposed")?;
                 self.expect(*layers, "layers")?;
@@ -439,21 +457,18 @@ impl Checker<'_> {
         }
     }
 
-    /// Every position once, up to the last, without a hole.
+    /// Every position once, up to the last, without a hole; but for those that pictures take.
     fn cells(&mut self, extended: bool) -> Result<u32, StateError> {
-        let Facts { length, vocabulary, windowed } = self.facts;
+        let Facts { vocabulary, windowed, placed_end, .. } = self.facts;
+        let end = self.facts.last() + 1;
         let error = self.malformed("cells");
-        let cells = self.reader.u32().filter(|cells| (1..=length).contains(cells)).ok_or(error)?;
-        if !windowed && cells != length {
-            return Err(StateError::Malformed { at: self.reader.at as u64 - 4, what: "cells" });
-        }
-        let first = length - cells;
-        let mut seen = vec![false; cells as usize];
+        let cells = self.reader.u32().filter(|cells| (1..=self.facts.cells).contains(cells)).ok_or(error)?;
+        let mut seen = vec![false; end as usize];
         for _ in 0..cells {
             let error = self.malformed("position of a cell");
-            let place = self.reader.u32().and_then(|position| position.checked_sub(first));
-            match place.and_then(|place| seen.get_mut(place as usize)) {
-                Some(seen) if !*seen => *seen = true,
+            let position = self.reader.u32();
+            match position.and_then(|position| seen.get_mut(position as usize)) {
+                Some(seen) if !*seen || position < Some(placed_end) => *seen = true,
                 _ => return Err(error),
             }
             self.expect(1, "sequences of a cell")?;
@@ -467,7 +482,10 @@ impl Checker<'_> {
             }
             self.expect(0, "sequence of a cell")?;
         }
-        Ok(cells)
+        // A window has forgotten the first; what is left goes on to the last.
+        let first = if windowed { seen.iter().position(|seen| *seen).unwrap_or(0) } else { 0 };
+        let whole = seen[first.max(placed_end.min(end) as usize)..].iter().all(|seen| *seen);
+        if whole && seen[end as usize - 1] { Ok(cells) } else { Err(self.malformed("a cell for each position")) }
     }
 
     fn tensor(&mut self, tensor: Tensor, cells: u32) -> Result<(), StateError> {

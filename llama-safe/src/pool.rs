@@ -68,6 +68,11 @@ impl Lease {
         if self.placed_end() == self.length() { self.placed_lead.load(Ordering::Relaxed) } else { 0 }
     }
 
+    /// What [`lead`](Self::lead) is where the last of these embeddings is the last of all.
+    pub(crate) fn placed_lead(&self) -> u32 {
+        self.placed_lead.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn set_placed(&self, end: u32, lead: u32) {
         self.placed_end.store(end, Ordering::Relaxed);
         self.placed_lead.store(lead, Ordering::Relaxed);

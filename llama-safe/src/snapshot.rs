@@ -12,7 +12,7 @@
 //! | 32 | version of llama.cpp, whose own format has none |
 //! | 4, 4, 4, 4 | kind of memory, number types of keys and values, whether values are transposed |
 //! | 4, 4 | sequences, zero |
-//! | 16 each | tokens, slot when saved, bytes |
+//! | 24 each | next position, slot when saved, bytes; end of pictures and what they lead by |
 //! | | the bytes of each sequence |
 //! | 32 | BLAKE3 of everything before |
 //!
@@ -30,7 +30,7 @@ pub(crate) const VERSION: u32 = 1;
 /// Bytes of the header.
 const HEADER: usize = 144;
 /// Bytes that the header has for each sequence.
-const ENTRY: usize = 16;
+const ENTRY: usize = 24;
 /// Bytes of the checksum.
 const CHECKSUM: usize = 32;
 
@@ -51,6 +51,8 @@ pub(crate) struct Conditions {
 pub(crate) struct Entry {
     pub length: u32,
     pub slot: u32,
+    /// The positions before this one hold embeddings with places of their own, and what follows them is that far ahead.
+    pub placed: (u32, u32),
     /// Where in the state its bytes are.
     pub bytes: Range<usize>,
 }
@@ -62,9 +64,18 @@ pub(crate) struct Header {
     pub entries: Vec<Entry>,
 }
 
-/// Makes a state of sequences: their tokens, slots and bytes.
-pub(crate) fn write(conditions: &Conditions, sequences: &[(u32, u32, Vec<u8>)]) -> Vec<u8> {
-    let payload: usize = sequences.iter().map(|(.., bytes)| bytes.len()).sum();
+/// A sequence to be written.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Saved {
+    pub length: u32,
+    pub slot: u32,
+    pub placed: (u32, u32),
+    pub bytes: Vec<u8>,
+}
+
+/// Makes a state of sequences.
+pub(crate) fn write(conditions: &Conditions, sequences: &[Saved]) -> Vec<u8> {
+    let payload: usize = sequences.iter().map(|saved| saved.bytes.len()).sum();
     let total = HEADER + sequences.len() * ENTRY + payload + CHECKSUM;
     let mut state = Vec::with_capacity(total);
     state.extend_from_slice(&MAGIC);
@@ -80,13 +91,15 @@ pub(crate) fn write(conditions: &Conditions, sequences: &[(u32, u32, Vec<u8>)]) 
     state.extend_from_slice(&values.to_le_bytes());
     state.extend_from_slice(&u32::from(transposed).to_le_bytes());
     state.extend_from_slice(&(sequences.len() as u64).to_le_bytes());
-    for (length, slot, bytes) in sequences {
-        state.extend_from_slice(&length.to_le_bytes());
-        state.extend_from_slice(&slot.to_le_bytes());
-        state.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    for saved in sequences {
+        state.extend_from_slice(&saved.length.to_le_bytes());
+        state.extend_from_slice(&saved.slot.to_le_bytes());
+        state.extend_from_slice(&(saved.bytes.len() as u64).to_le_bytes());
+        state.extend_from_slice(&saved.placed.0.to_le_bytes());
+        state.extend_from_slice(&saved.placed.1.to_le_bytes());
     }
-    for (.., bytes) in sequences {
-        state.extend_from_slice(bytes);
+    for saved in sequences {
+        state.extend_from_slice(&saved.bytes);
     }
     let checksum = blake3::hash(&state);
     state.extend_from_slice(checksum.as_bytes());
@@ -120,7 +133,12 @@ pub(crate) fn read(state: &[u8]) -> Result<Header, StateError> {
         let bytes = usize::try_from(u64::from_le_bytes(array(signed, at + 8))).ok();
         let end = bytes.and_then(|bytes| start.checked_add(bytes)).filter(|end| *end <= signed.len());
         let end = end.ok_or(malformed(at + 8, "bytes of a sequence"))?;
-        entries.push(Entry { length: word(at), slot: word(at + 4), bytes: start..end });
+        let placed = (word(at + 16), word(at + 20));
+        // The last picture begins at a position of its own.
+        if placed.0 > word(at) || placed.1 > placed.0.saturating_sub(1) {
+            return Err(malformed(at + 16, "end of pictures"));
+        }
+        entries.push(Entry { length: word(at), slot: word(at + 4), placed, bytes: start..end });
         start = end;
     }
     if start != signed.len() {
@@ -187,15 +205,20 @@ mod tests {
     }
 
     fn state() -> Vec<u8> {
-        write(&conditions(), &[(3, 0, vec![7; 20]), (0, 2, vec![]), (9, 1, vec![8; 5])])
+        let saved = |length, slot, placed, bytes| Saved { length, slot, placed, bytes };
+        write(
+            &conditions(),
+            &[saved(3, 0, (0, 0), vec![7; 20]), saved(0, 2, (0, 0), vec![]), saved(9, 1, (9, 2), vec![8; 5])],
+        )
     }
 
     #[test]
     fn what_was_written_is_read() {
         let header = read(&state()).unwrap();
         assert_eq!(header.conditions, conditions());
-        let entry = |length, slot, bytes| Entry { length, slot, bytes };
-        assert_eq!(header.entries, [entry(3, 0, 192..212), entry(0, 2, 212..212), entry(9, 1, 212..217)]);
+        let entry = |length, slot, placed, bytes| Entry { length, slot, placed, bytes };
+        let want = [entry(3, 0, (0, 0), 216..236), entry(0, 2, (0, 0), 236..236), entry(9, 1, (9, 2), 236..241)];
+        assert_eq!(header.entries, want);
     }
 
     #[test]
@@ -219,7 +242,7 @@ mod tests {
     fn a_forged_header_is_refused_or_within_bounds() {
         let state = state();
         let numbers = [0, 1, 4, 25, u64::from(u32::MAX), u64::MAX - 15, u64::MAX];
-        for at in (120..192).step_by(4) {
+        for at in (120..216).step_by(4) {
             for number in numbers {
                 for width in [4, 8] {
                     let mut forged = state[..state.len() - CHECKSUM].to_vec();

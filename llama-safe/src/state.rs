@@ -17,7 +17,7 @@ use crate::log;
 use crate::payload::{Bodies, Facts, Layout};
 use crate::pool::Lease;
 use crate::sequence::Sequence;
-use crate::snapshot::{self, Conditions, Entry, Header};
+use crate::snapshot::{self, Conditions, Entry, Header, Saved};
 use crate::whole_file;
 
 /// What one sequence, or several, had in the memory of a context: as bytes, with all that tells where they fit.
@@ -232,7 +232,7 @@ impl Context {
             checked.push(match entry.length {
                 0 if bytes.is_empty() => Bodies::new(),
                 0 => return Err(StateError::Malformed { at: 0, what: "the end" }),
-                length => layout.check(bytes, self.facts(length))?,
+                _ => layout.check(bytes, self.facts(entry.length, entry.placed))?,
             });
         }
         self.last = None;
@@ -242,7 +242,7 @@ impl Context {
                 if entry.length > 0 {
                     let bytes = &state.bytes[entry.bytes.clone()];
                     let native = layout.to_native(bytes, &bodies, self.streams(), sequence.id().slot());
-                    self.put(sequence.lease(), &native, entry.length)?;
+                    self.put(sequence.lease(), &native, entry)?;
                 }
                 Ok(sequence)
             });
@@ -264,17 +264,13 @@ impl Context {
         self.reclaim();
         for lease in leases {
             lease.check_usable(self.id)?;
-            if lease.placed_end() > 0 {
-                // The length does not tell how many cells there are, nor at which positions.
-                return Err(self.unsupported("embeddings with places of their own cannot be saved yet"));
-            }
         }
         self.settle(leases)?;
         let mut sequences = Vec::with_capacity(leases.len());
         for lease in leases {
             let (length, slot) = (lease.length(), lease.id().slot());
             let bytes = if length == 0 { Vec::new() } else { self.portable(lease)? };
-            sequences.push((length, slot, bytes));
+            sequences.push(Saved { length, slot, placed: placed(lease), bytes });
         }
         State::from_bytes(snapshot::write(&self.conditions(), &sequences))
     }
@@ -356,8 +352,15 @@ impl Context {
         matches!(self.limits.memory(), MemoryKind::Attention | MemoryKind::Hybrid)
     }
 
-    fn facts(&self, length: u32) -> Facts {
-        Facts { length, vocabulary: self.limits.vocabulary(), windowed: self.model().sliding_window() > 0 }
+    fn facts(&self, length: u32, (placed_end, placed_lead): (u32, u32)) -> Facts {
+        Facts {
+            length,
+            placed_end,
+            lead: if placed_end == length { placed_lead } else { 0 },
+            cells: self.limits.context_tokens(),
+            vocabulary: self.limits.vocabulary(),
+            windowed: self.model().sliding_window() > 0,
+        }
     }
 
     /// Streams of cells that llama.cpp has: one for each sequence, or one for all (llama-kv-cache.cpp:136).
@@ -461,7 +464,7 @@ impl Context {
     /// What a sequence has in memory, without what depends on its slot.
     fn portable(&mut self, lease: &Lease) -> Result<Vec<u8>, StateError> {
         let native = self.take(lease)?;
-        let facts = self.facts(lease.length());
+        let facts = self.facts(lease.length(), placed(lease));
         let (layout, bodies) = Layout::learn(&native, self.streams(), lease.id().slot(), facts)
             .ok_or_else(|| self.unsupported("its states have a layout that is not known"))?;
         if *self.layout.get_or_insert_with(|| layout.clone()) != layout {
@@ -498,7 +501,7 @@ impl Context {
     }
 
     /// Gives llama.cpp bytes for an empty sequence. On an error nothing of them is left once the lease is reclaimed.
-    fn put(&mut self, lease: &Lease, native: &[u8], length: u32) -> Result<(), StateError> {
+    fn put(&mut self, lease: &Lease, native: &[u8], entry: &Entry) -> Result<(), StateError> {
         log::forget_errors();
         let read = sys::guarded(0, |result, error| {
             let (context, from) = (self.as_ptr(), native.as_ptr());
@@ -509,18 +512,24 @@ impl Context {
             }
         })
         .map_err(|reason| StateError::Failed { reason })?;
-        if read == 0 && self.has_cells() && self.limits.kv_layout() == KvLayout::Unified {
+        if read == 0 && self.has_cells() {
             // All else that it refuses was compared with what it writes itself.
             let context_tokens = self.limits.context_tokens();
-            return Err(StateError::NoRoom { tokens: length.into(), context_tokens });
+            return Err(StateError::NoRoom { tokens: entry.length.into(), context_tokens });
         }
-        if read != native.len() || self.positions(lease).end != length {
+        lease.set_length(entry.length);
+        lease.set_placed(entry.placed.0, entry.placed.1);
+        if read != native.len() || self.positions(lease).end != entry.length - lease.lead() {
             let what = format!("{read} of {} bytes were read, to {:?}", native.len(), self.positions(lease));
             return Err(StateError::Failed { reason: log::errors_or(&what) });
         }
-        lease.set_length(length);
         Ok(())
     }
+}
+
+/// What a saved sequence has of [`Lease::set_placed`].
+fn placed(lease: &Lease) -> (u32, u32) {
+    (lease.placed_end(), lease.placed_lead())
 }
 
 fn same(what: &'static str, found: i64, expected: i64) -> Result<(), StateError> {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use batch_suite::{assert_equal, decode_alone, exact_params, family, nmse, prompt, tiny};
 use fixtures::{Family, Weights};
 use llama_safe::{
-    Context, ContextParams, DecodeError, KvLayout, MemoryError, Model, Place, PushError, Sequence, StateError, Token,
+    Context, ContextParams, DecodeError, KvLayout, MemoryError, Model, Place, PushError, Sequence, Token,
 };
 
 const WIDTH: usize = 64;
@@ -297,24 +297,4 @@ pub fn aborted_pictures_are_rolled_back() {
     for (time, want) in want.iter().enumerate() {
         assert_equal(outputs.get(slots[time * 5 + 4]).expect("logits"), want, 1e-6, "the film at once");
     }
-}
-
-/// A state is checked against its length, which does not tell what a picture is in memory.
-pub fn saved_picture_is_refused() {
-    let mut context = Context::new(&model(), &three()).expect("a context");
-    let sequence = context.new_sequence().expect("a sequence");
-    let mut tokens = context.new_batch();
-    tokens.extend(&sequence, &prompt(1, 5)).expect("room");
-    context.decode(&mut tokens).expect("a decode");
-    context.save(&sequence).expect("a text");
-    let mut parts = context.new_embedding_batch();
-    picture(&mut parts, &sequence, 1, 5, [2, 2]).expect("room");
-    context.decode(&mut parts).expect("a decode");
-    assert!(matches!(context.save(&sequence), Err(StateError::Unsupported { .. })));
-    assert!(matches!(context.save_all(), Err(StateError::Unsupported { .. })));
-    context.clear(&sequence).expect("a clear");
-    tokens.extend(&sequence, &prompt(1, 9)).expect("room");
-    context.decode(&mut tokens).expect("a decode");
-    let state = context.save(&sequence).expect("the picture is forgotten");
-    assert_eq!(state.sequences()[0].len(), 9);
 }

@@ -2,7 +2,7 @@
 
 use batch_suite::{assert_equal, decode_alone, family, params, prompt};
 use fixtures::{Family, Weights};
-use llama_safe::{Context, ContextParams, FlashAttention, KvLayout, KvType, Sequence, State, StateError, Token};
+use llama_safe::{Context, ContextParams, FlashAttention, KvLayout, KvType, Place, Sequence, State, StateError, Token};
 
 const LAYOUTS: [KvLayout; 2] = [KvLayout::Split, KvLayout::Unified];
 
@@ -66,6 +66,36 @@ pub fn survives_restore(which: Family) {
             }
             drop(both);
             compare(decode_alone(&mut context, &texts[0]), &before, to);
+        }
+    }
+}
+
+/// A picture between two texts, and one at the end: many cells at one position, and positions without any.
+pub fn pictures_survive_restore() {
+    let which = Family::Qwen2Vl;
+    for (from, after) in LAYOUTS.into_iter().flat_map(|from| [(from, 0), (from, 3)]) {
+        let (mut context, sequences) = filled(which, &settings(from, 2), &[prompt(1, 6)]);
+        let sequence = &sequences[0];
+        let mut batch = context.new_embedding_batch();
+        for part in 0..15u32 {
+            let embedding: Vec<f32> = (0..64).map(|at| ((part * 131 + at * 31) % 101) as f32 / 200.0 - 0.25).collect();
+            let place = Place { time: 6, height: 6 + part / 5, width: 6 + part % 5, fourth: 0 };
+            batch.push_embedding_at(sequence, &embedding, place).expect("room");
+        }
+        context.decode(&mut batch).expect("a picture");
+        assert_eq!(sequence.len(), 11);
+        go_on(&mut context, sequence, &prompt(2, after));
+        let state = context.save(sequence).expect("a state");
+        let next = prompt(7, 3);
+        let want = go_on(&mut context, sequence, &next);
+        for to in LAYOUTS {
+            let mut context = Context::new(&family(which, Weights::F32), &settings(to, 3)).expect("a context");
+            let restored = context.restore(&state).expect("a sequence");
+            assert_eq!(restored.len(), 11 + after);
+            assert!(context.truncate(&restored, 8).is_err(), "a part of a picture");
+            for (got, want) in go_on(&mut context, &restored, &next).iter().zip(&want) {
+                assert_equal(got, want, 1e-6, &format!("a picture from {from:?} to {to:?}, and {after} tokens"));
+            }
         }
     }
 }
