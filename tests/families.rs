@@ -9,6 +9,8 @@ mod diffusion;
 mod embeddings;
 #[path = "families/encoder_decoder.rs"]
 mod encoder_decoder;
+#[path = "families/encoder_program.rs"]
+mod encoder_program;
 #[path = "families/equivalence.rs"]
 mod equivalence;
 #[path = "families/memory.rs"]
@@ -402,6 +404,11 @@ fn t5_shift_moves_distances() {
 }
 
 #[test]
+fn t5_random_programs() {
+    encoder_program::random_programs(32);
+}
+
+#[test]
 fn t5_chunks_equal_single() {
     encoder_decoder::chunks_equal_single();
 }
@@ -506,6 +513,22 @@ fn qwen2vl_quantised_batch_equals_single() {
 #[test]
 fn qwen2vl_remembers_its_first_token() {
     equivalence::remembers_its_first_token(Family::Qwen2Vl);
+}
+
+#[test]
+fn qwen2vl_random_programs() {
+    memory::random_programs(Family::Qwen2Vl, 8);
+}
+
+#[test]
+fn qwen2vl_forks_outlive_their_parent() {
+    memory::forks_outlive_their_parent(Family::Qwen2Vl);
+}
+
+#[test]
+fn qwen2vl_aborts_are_rolled_back() {
+    transaction::new_sequences(Family::Qwen2Vl);
+    transaction::old_sequences(Family::Qwen2Vl, false);
 }
 
 #[test]

@@ -156,6 +156,12 @@ impl Batch {
         self.rows.position(row)
     }
 
+    /// The place of a row; `None` past the end, and in a batch of tokens or for a model with one position.
+    #[must_use]
+    pub fn place(&self, row: u32) -> Option<Place> {
+        self.rows.columns().place(row as usize)
+    }
+
     /// The sequence of a row.
     #[must_use]
     pub fn sequence(&self, row: u32) -> Option<SeqId> {

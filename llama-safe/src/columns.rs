@@ -1,6 +1,8 @@
 //! The columns of a batch, and their order when they are lent to llama.cpp.
 #![forbid(unsafe_code)]
 
+use crate::place::Place;
+
 /// One array a column, as llama.cpp reads them. All but `embeddings` and `places` have one element a row.
 ///
 /// ```text
@@ -40,6 +42,14 @@ impl Columns {
     pub(crate) fn embedding(&self, row: usize) -> Option<&[f32]> {
         let width = self.embeddings.len().checked_div(self.len())?;
         self.embeddings.get(row * width..(row + 1) * width).filter(|embedding| !embedding.is_empty())
+    }
+
+    /// The place of a row, in a batch of embeddings for a model with M-RoPE.
+    pub(crate) fn place(&self, row: usize) -> Option<Place> {
+        // None of the numbers is negative.
+        let [height, width, fourth] = self.places.get(row)?.map(i32::cast_unsigned);
+        let time = self.positions.get(row)?.cast_unsigned();
+        Some(Place { time, height, width, fourth })
     }
 
     /// Puts the positions of rows with places where llama.cpp looks for them: all times, all heights, all widths, and

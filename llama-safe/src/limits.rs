@@ -131,6 +131,13 @@ impl Limits {
         self.input_width
     }
 
+    /// Numbers that say where an input embedding stands: 1, or 4 for models whose embeddings have
+    /// [places](crate::Place) (M-RoPE).
+    #[must_use]
+    pub fn positions_per_embedding(&self) -> u32 {
+        self.positions_per_embedding
+    }
+
     /// Numbers of an output embedding.
     #[must_use]
     pub fn output_width(&self) -> u32 {

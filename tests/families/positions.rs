@@ -191,7 +191,8 @@ pub fn places_are_checked() {
     for bad in [place(256, 0, 0), place(5, 256, 5), place(5, 5, u32::MAX), Place { fourth: 256, ..place(5, 5, 5) }] {
         assert_eq!(push(bad), Err(PushError::PlaceBeyondContext { id, place: bad, limit: 256 }));
     }
-    assert_eq!(batch.len(), 1);
+    assert_eq!((batch.len(), batch.position(0), batch.place(0)), (1, Some(4), Some(place(4, 5, 6))));
+    assert_eq!((batch.place(1), tokens.place(0), context.limits().positions_per_embedding()), (None, None, 4));
     assert_eq!(
         batch.push_embedding_at(&sequence, &[0.0; 3], place(5, 5, 5)),
         Err(PushError::EmbeddingWidth { got: 3, expected: 64 })
