@@ -114,5 +114,18 @@ fn models() {
         assert!(matches!(Model::from_bytes(&gguf[..cut], &settings), Err(LoadError::Malformed(_))));
         let cancelled = Model::load_with_progress(&path, &settings, |_| ControlFlow::Break(()));
         assert!(matches!(cancelled, Err(LoadError::Cancelled)));
+        // At another step each time.
+        let mut steps = cycle % 20;
+        let cancelled = Model::from_bytes_with_progress(&gguf, &settings, |_| match steps.checked_sub(1) {
+            Some(left) => {
+                steps = left;
+                ControlFlow::Continue(())
+            }
+            None => ControlFlow::Break(()),
+        });
+        assert!(matches!(cancelled, Err(LoadError::Cancelled)));
+        // Loaded, and then refused.
+        let unused = settings.clone().override_metadata("llama.there_is_no_such_key", 1);
+        assert!(matches!(Model::from_bytes(&gguf, &unused), Err(LoadError::Override(_))));
     });
 }

@@ -397,6 +397,14 @@ pub enum GgufError {
         /// What it has to be.
         allowed: &'static str,
     },
+    /// A tensor that is used and not there.
+    #[error("models of architecture {architecture} need tensor {tensor:?}, which the file does not have")]
+    MissingTensor {
+        /// The architecture.
+        architecture: String,
+        /// The tensor.
+        tensor: String,
+    },
     /// A row that does not divide into its format's blocks.
     #[error("tensor {tensor:?} has rows of {row} values, its format has blocks of {block}")]
     Row {

@@ -298,3 +298,138 @@ fn whole(kind: Kind, bytes: &[u8]) -> i128 {
         _ => number.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use fixtures::{Family, Weights};
+
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Header, GgufError> {
+        read_header(Cursor::new(bytes))
+    }
+
+    fn gguf() -> Vec<u8> {
+        Family::Llama.gguf(Weights::Q8_0, 1).unwrap()
+    }
+
+    /// Where these bytes stand in the file, as the only ones.
+    fn find(gguf: &[u8], bytes: &[u8]) -> usize {
+        let mut found = gguf.windows(bytes.len()).enumerate().filter(|(_, window)| *window == bytes);
+        let (place, _) = found.next().unwrap();
+        assert!(found.next().is_none());
+        place
+    }
+
+    /// The key's value, of which the first `bytes` are replaced.
+    fn with(key: &str, bytes: &[u8]) -> Vec<u8> {
+        let mut gguf = gguf();
+        let text = [&(key.len() as u64).to_le_bytes(), key.as_bytes()].concat();
+        let value = find(&gguf, &text) + text.len();
+        gguf[value..value + bytes.len()].copy_from_slice(bytes);
+        gguf
+    }
+
+    #[test]
+    fn a_file_is_read() {
+        let header = read(&gguf()).unwrap();
+        assert_eq!(header.text("general.architecture"), Some("llama"));
+        assert_eq!(header.number("llama.block_count", Kind::U32), Some(2));
+        assert_eq!(header.number("llama.block_count", Kind::I32), None);
+        let Some(Value::List(tokens)) = header.metadata.get(TOKENS) else { panic!() };
+        assert_eq!((tokens.of, tokens.length, tokens.texts.len()), (Kind::Text, 512, 512));
+        assert_eq!(header.tensors.len(), 21);
+        assert_eq!((header.tensors[0].shape, header.tensors[0].format), ([64, 512, 1, 1], 8));
+    }
+
+    #[test]
+    fn headers_that_are_none() {
+        let version = |bytes: [u8; 4]| [b"GGUF", &bytes, &gguf()[8..]].concat();
+        assert!(read(&version([2, 0, 0, 0])).is_ok());
+        assert!(matches!(read(&version([0, 0, 0, 3])), Err(GgufError::BigEndian)));
+        assert!(matches!(read(&version([1, 0, 0, 0])), Err(GgufError::Version { got: 1 })));
+        assert!(matches!(read(&version([4, 0, 0, 0])), Err(GgufError::Version { got: 4 })));
+        for (place, what) in [(8, "tensors"), (16, "metadata pairs")] {
+            let mut many = gguf();
+            many[place..place + 8].fill(0x7f);
+            let error = read(&many).unwrap_err();
+            assert!(matches!(error, GgufError::Count { what: told, .. } if told == what), "{error}");
+        }
+    }
+
+    #[test]
+    fn metadata_that_is_none() {
+        let error = read(&with("llama.block_count", &[13, 0, 0, 0])).unwrap_err();
+        assert!(
+            matches!(&error, GgufError::UnknownType { key, got: 13, max: 12 } if key == "llama.block_count"),
+            "{error}"
+        );
+        // A list of lists, and one that is longer than the file.
+        let error = read(&with(TOKENS, &[9, 0, 0, 0, 9, 0, 0, 0])).unwrap_err();
+        assert!(matches!(error, GgufError::WrongType { found: "list", .. }), "{error}");
+        let error = read(&with(TOKENS, &[9, 0, 0, 0, 8, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0])).unwrap_err();
+        assert!(matches!(error, GgufError::List { got: 0xffff_ffff, .. }), "{error}");
+        let mut twice = gguf();
+        let place = find(&twice, b"llama.rope.freq_base");
+        twice[place..place + 20].copy_from_slice(b"tokenizer.ggml.model");
+        let error = read(&twice).unwrap_err();
+        assert!(matches!(&error, GgufError::DuplicateKey { key } if key == "tokenizer.ggml.model"), "{error}");
+        for name in [&b"llama.bl\xffck_count"[..], b"llama.bl\0ck_count"] {
+            let mut bad = gguf();
+            let place = find(&bad, b"llama.block_count");
+            bad[place..place + name.len()].copy_from_slice(name);
+            assert!(matches!(read(&bad), Err(GgufError::BadName { what: "a key", .. })));
+        }
+    }
+
+    #[test]
+    fn directories_that_are_none() {
+        // Of the first tensor: dimensions, lengths, format, offset.
+        let name = b"token_embd.weight";
+        let change = |place: usize, bytes: &[u8]| {
+            let mut gguf = gguf();
+            let start = find(&gguf, name) + name.len() + place;
+            gguf[start..start + bytes.len()].copy_from_slice(bytes);
+            read(&gguf).unwrap_err()
+        };
+        assert!(matches!(change(0, &[5]), GgufError::Dimensions { got: 5, max: 4, .. }));
+        assert!(matches!(change(4, &65_u64.to_le_bytes()), GgufError::Row { row: 65, block: 32, .. }));
+        assert!(matches!(change(4, &0_u64.to_le_bytes()), GgufError::Shape { .. }));
+        assert!(matches!(change(4, &(1_u64 << 62).to_le_bytes()), GgufError::Shape { .. }));
+        assert!(matches!(change(12, &u64::MAX.to_le_bytes()), GgufError::Shape { .. }));
+        assert!(matches!(change(20, &[4]), GgufError::Format { got: 4, .. }));
+        assert!(matches!(change(20, &[43]), GgufError::Format { got: 43, .. }));
+        assert!(matches!(change(24, &[32]), GgufError::Offset { got: 32, expected: 0, .. }));
+        let mut twice = gguf();
+        let (from, to) = (find(&twice, b"blk.0.attn_q.weight"), find(&twice, b"blk.0.attn_k.weight"));
+        twice.copy_within(from..from + 19, to);
+        let error = read(&twice).unwrap_err();
+        assert!(matches!(&error, GgufError::DuplicateTensor { tensor } if tensor == "blk.0.attn_q.weight"), "{error}");
+    }
+
+    #[test]
+    fn alignments_are_powers_of_two() {
+        let mut gguf = fixtures::gguf::Gguf::default();
+        gguf.set("general.alignment", 64_u32);
+        assert!(read(&gguf.header()).is_ok());
+        for wrong in [0, 3, 33] {
+            let mut gguf = fixtures::gguf::Gguf::default();
+            gguf.set("general.alignment", wrong);
+            assert!(matches!(read(&gguf.header()), Err(GgufError::Alignment { got }) if got == u64::from(wrong)));
+        }
+        let mut gguf = fixtures::gguf::Gguf::default();
+        gguf.set("general.alignment", "32");
+        assert!(matches!(read(&gguf.header()), Err(GgufError::WrongType { expected: "u32", found: "text", .. })));
+    }
+
+    /// Cut anywhere, it is refused, and reading never goes beyond the end.
+    #[test]
+    fn cut_files() {
+        let gguf = gguf();
+        for length in (8..5000).chain((5000..gguf.len()).step_by(997)) {
+            assert!(read(&gguf[..length]).is_err(), "cut at {length}");
+        }
+    }
+}

@@ -280,3 +280,138 @@ impl Rules<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::List;
+
+    fn number(number: i128) -> Value {
+        Value::Number(Kind::U32, number)
+    }
+
+    fn list(numbers: &[i128]) -> Value {
+        let length = numbers.len() as u64;
+        Value::List(List { of: Kind::I32, length, numbers: numbers.to_vec(), texts: Vec::new() })
+    }
+
+    /// What is said of a model of this architecture with these values besides the usual ones.
+    fn checked(architecture: &str, values: &[(&str, Value)]) -> Result<(), GgufError> {
+        let mut header = Header::default();
+        header.metadata.insert("general.architecture".to_owned(), Value::Text(architecture.to_owned()));
+        let usual =
+            [("block_count", 2), ("context_length", 512), ("embedding_length", 64), ("attention.head_count", 4)];
+        let usual = usual.map(|(name, value)| (name, number(value)));
+        for (name, value) in usual.iter().chain(values) {
+            header.metadata.insert(format!("{architecture}.{name}"), value.clone());
+        }
+        check(&header)
+    }
+
+    /// Refused for the value of this key, with these bounds.
+    #[track_caller]
+    fn out_of_range(architecture: &str, name: &str, value: i128, bounds: (i128, i128), more: &[(&str, Value)]) {
+        let values: Vec<(&str, Value)> = [more, &[(name, number(value))]].concat();
+        let wanted = format!("{architecture}.{name}");
+        match checked(architecture, &values) {
+            Err(GgufError::OutOfRange { key, got, min, max }) => {
+                assert_eq!((key, got, (min, max)), (wanted, value, bounds));
+            }
+            other => panic!("{name} = {value}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn usual_models_are_let_through() {
+        let experts = [("expert_count", number(8)), ("expert_used_count", number(2))];
+        checked("llama", &[]).unwrap();
+        checked("llama", &experts).unwrap();
+        checked("llama", &[("attention.head_count_kv", number(2)), ("rope.dimension_count", number(16))]).unwrap();
+        checked("jamba", &[("attention.head_count_kv", list(&[0, 2]))]).unwrap();
+        checked("deci", &[("attention.head_count", list(&[0, 4])), ("attention.head_count_kv", list(&[0, 2]))])
+            .unwrap();
+        // What llama.cpp writes for what a model does not have.
+        checked("llama", &[("ssm.group_count", number(0)), ("pooling_type", number(u32::MAX.into()))]).unwrap();
+        checked("qwen2vl", &[("rope.dimension_sections", list(&[4, 2, 2, 0]))]).unwrap();
+        checked("no-such-architecture", &[]).unwrap();
+        check(&Header::default()).unwrap();
+    }
+
+    #[test]
+    fn counts_have_bounds() {
+        for value in [0, 513, u32::MAX.into()] {
+            out_of_range("llama", "block_count", value, (1, 512), &[]);
+        }
+        out_of_range("llama", "nextn_predict_layers", 3, (0, 2), &[]);
+        out_of_range("llama", "context_length", 0, (1, MOST), &[]);
+        out_of_range("llama", "embedding_length", 0, (1, MOST), &[]);
+        out_of_range("llama", "attention.sliding_window", 1 << 24, (0, 1 << 23), &[]);
+        out_of_range("bert", "pooling_type", 5, (0, 4), &[]);
+        out_of_range("mamba2", "ssm.group_count", 0, (1, MOST), &[]);
+        out_of_range(
+            "qwen3next",
+            "full_attention_interval",
+            0,
+            (1, MOST),
+            &[("expert_feed_forward_length", number(64))],
+        );
+        out_of_range("gemma2", "attention.head_count", 0, (1, MOST), &[]);
+        out_of_range("rwkv7", "token_shift_count", 3, (2, 2), &[]);
+    }
+
+    #[test]
+    fn experts_fit_each_other() {
+        let eight = [("expert_count", number(8))];
+        out_of_range("llama", "expert_count", 1025, (0, 1024), &[]);
+        out_of_range("llama", "expert_used_count", 9, (1, 8), &eight);
+        out_of_range("llama", "expert_used_count", 0, (1, 8), &eight);
+        out_of_range("llama", "expert_used_count", 1, (0, 0), &[]);
+        out_of_range("llada-moe", "expert_count", 0, (1, 1024), &[]);
+        let used = [("expert_count", number(8)), ("expert_used_count", number(2))];
+        out_of_range("llama", "expert_group_count", 8, (0, 7), &used);
+        let error = checked("llama", &[&used[..], &[("expert_group_count", number(3))]].concat()).unwrap_err();
+        assert!(matches!(error, GgufError::NotDivisible { got: 8, by: 3, .. }), "{error}");
+        let grouped = [&used[..], &[("expert_group_count", number(4))]].concat();
+        out_of_range("llama", "expert_group_used_count", 4, (1, 3), &grouped);
+        checked("llama", &[&grouped[..], &[("expert_group_used_count", number(2))]].concat()).unwrap();
+        // One expert is none there.
+        checked("hunyuan_vl", &[("expert_count", number(1))]).unwrap();
+    }
+
+    #[test]
+    fn heads_divide() {
+        let error = checked("llama", &[("attention.head_count_kv", number(3))]).unwrap_err();
+        assert!(matches!(error, GgufError::NotDivisible { got: 4, by: 3, .. }), "{error}");
+        let error = checked("llama", &[("attention.head_count_kv", list(&[4, 8]))]).unwrap_err();
+        assert!(matches!(error, GgufError::NotDivisible { got: 4, by: 8, .. }), "{error}");
+        let error = checked("rwkv6", &[("wkv.head_size", number(48))]).unwrap_err();
+        assert!(matches!(error, GgufError::NotDivisible { got: 64, by: 48, .. }), "{error}");
+    }
+
+    #[test]
+    fn positions_turn_what_there_is() {
+        out_of_range("llama", "rope.dimension_count", 18, (0, 16), &[]);
+        let error = checked("llama", &[("rope.dimension_count", number(7))]).unwrap_err();
+        assert!(matches!(error, GgufError::NotDivisible { got: 7, by: 2, .. }), "{error}");
+        checked("llama", &[("rope.dimension_count", number(32)), ("attention.key_length", number(32))]).unwrap();
+        checked("bloom", &[("rope.dimension_count", number(7))]).unwrap();
+        for sections in [list(&[]), list(&[0, 0, 0, 4]), list(&[-1, 2, 2, 0]), list(&[16, 16, 16, 0])] {
+            let error = checked("qwen2vl", &[("rope.dimension_sections", sections)]).unwrap_err();
+            assert!(matches!(error, GgufError::OutOfRange { .. }), "{error}");
+        }
+        let error = checked("llama", &[("rope.scaling.type", Value::Text("cubic".to_owned()))]).unwrap_err();
+        assert!(matches!(&error, GgufError::UnknownText { got, .. } if got == "cubic"), "{error}");
+    }
+
+    #[test]
+    fn floats_are_numbers() {
+        let float = |name, value| checked("llama", &[(name, Value::Float(Kind::F32, value))]);
+        for value in [-1.0, f64::NAN, f64::INFINITY] {
+            let error = float("attention.layer_norm_rms_epsilon", value).unwrap_err();
+            assert!(matches!(error, GgufError::Float { .. }), "{error}");
+        }
+        assert!(float("rope.freq_base", 0.0).is_err() && float("logit_scale", f64::NAN).is_err());
+        float("attention.layer_norm_rms_epsilon", 0.0).unwrap();
+        float("attention.clamp_kqv", f64::INFINITY).unwrap();
+    }
+}

@@ -13,6 +13,10 @@ const MOST_TOKENS: u64 = 1 << 22;
 /// Refuses vocabularies that llama.cpp would abort on.
 pub(crate) fn check(header: &Header) -> Result<(), GgufError> {
     if let Some(Value::List(tokens)) = header.metadata.get(TOKENS) {
+        // Some tokenizers divide by their number (llama-vocab.cpp:3694).
+        if tokens.length == 0 {
+            return Err(GgufError::OutOfRange { key: TOKENS.to_owned(), got: 0, min: 1, max: MOST_TOKENS.into() });
+        }
         if tokens.length > MOST_TOKENS {
             return Err(GgufError::List { key: TOKENS.to_owned(), got: tokens.length, max: MOST_TOKENS });
         }
@@ -43,4 +47,37 @@ fn twice(texts: &[Vec<u8>]) -> Result<(), GgufError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::List;
+
+    fn checked(texts: &[&str]) -> Result<(), GgufError> {
+        let texts: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+        let list = List { of: Kind::Text, length: texts.len() as u64, numbers: Vec::new(), texts };
+        let mut header = Header::default();
+        header.metadata.insert(TOKENS.to_owned(), Value::List(list));
+        check(&header)
+    }
+
+    #[test]
+    fn tokens_stand_once() {
+        checked(&["a", "b", "", "", "A"]).unwrap();
+        let error = checked(&["a", "b", "a"]).unwrap_err();
+        assert!(matches!(error, GgufError::DuplicateToken { first: 0, second: 2, .. }), "{error}");
+        // What llama.cpp calls the second, which has no text.
+        let error = checked(&["[EMPTY_1]", ""]).unwrap_err();
+        assert!(matches!(error, GgufError::DuplicateToken { first: 0, second: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn made_up_vocabularies_have_a_bound() {
+        let mut header = Header::default();
+        header.metadata.insert("general.architecture".to_owned(), Value::Text("llama".to_owned()));
+        header.metadata.insert("llama.vocab_size".to_owned(), Value::Number(Kind::U32, u32::MAX.into()));
+        let error = check(&header).unwrap_err();
+        assert!(matches!(error, GgufError::OutOfRange { max: 4_194_304, .. }), "{error}");
+    }
 }

@@ -63,7 +63,30 @@ pub(crate) fn tensor_bytes(name: &str, shape: [u64; 4], format: u32) -> Result<u
 /// Refuses tensors in formats that they cannot be computed in: ggml finds out while it computes, and aborts
 /// (binary-ops.cpp:135) or calls a kernel that is not there.
 pub(crate) fn check(header: &Header) -> Result<(), GgufError> {
-    header.tensors.iter().try_for_each(check_format)
+    header.tensors.iter().try_for_each(check_format)?;
+    check_needed(header)
+}
+
+/// Tensors that llama.cpp lets a file leave out, and then adds or looks up as if they were there.
+fn check_needed(header: &Header) -> Result<(), GgufError> {
+    let architecture = header.text("general.architecture").unwrap_or_default();
+    let has = |name: &str| header.tensors.iter().any(|tensor| tensor.name == name);
+    let need = |tensor: &str| match has(tensor) {
+        true => Ok(()),
+        false => Err(GgufError::MissingTensor { architecture: architecture.to_owned(), tensor: tensor.to_owned() }),
+    };
+    match architecture {
+        // mamba-base.cpp:80 and :235.
+        "falcon-h1" | "granitehybrid" | "nemotron_h" | "nemotron_h_moe" => {
+            let names = header.tensors.iter().map(|tensor| tensor.name.as_str());
+            let layers = names.filter_map(|name| name.strip_suffix(".ssm_conv1d.weight"));
+            layers.map(|layer| format!("{layer}.ssm_conv1d.bias")).try_for_each(|name| need(&name))
+        }
+        // t5.cpp:146 and :305: the first layer's stand for all.
+        "t5" => need("enc.blk.0.attn_rel_b.weight").and_then(|()| need("dec.blk.0.attn_rel_b.weight")),
+        "t5encoder" => need("enc.blk.0.attn_rel_b.weight"),
+        _ => Ok(()),
+    }
 }
 
 /// Whether all weights are F32, which no processor has another order for.

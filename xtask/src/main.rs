@@ -4,6 +4,7 @@
 mod cargo;
 mod checks;
 mod demo;
+mod fuzz;
 mod leaks;
 mod ninja;
 mod progress;
@@ -55,6 +56,17 @@ enum Task {
     /// Builds into target/leaks, and llama.cpp a second time with the feature `portable`: valgrind does not know the newest
     /// instructions of the processor. Tests see LEAK_CHECK=1 and may do fewer rounds of the same thing.
     Leaks,
+    /// Load and use mutated model files, many more of them than `test` does.
+    ///
+    /// Mutation N of a file is the same on every machine: --first N --count 1 repeats the one that a failure names.
+    FuzzGguf {
+        /// How many.
+        #[arg(long, default_value_t = 100_000)]
+        count: u64,
+        /// The number of the first.
+        #[arg(long, default_value_t = 0)]
+        first: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -63,6 +75,7 @@ fn main() -> ExitCode {
         Task::Demo { arguments } => demo::run(&arguments),
         Task::Test => checks::run(),
         Task::Leaks => leaks::run(),
+        Task::FuzzGguf { count, first } => fuzz::run(count, first),
     };
     result.unwrap_or_else(|error| {
         // Not eprintln!, which panics where standard error is closed.
