@@ -47,7 +47,8 @@ impl Sequence {
         self.lease.id()
     }
 
-    /// Tokens in memory, which is the position of the next one. Tokens in a batch do not count before it is decoded.
+    /// The position of the next token, and so the number of those in memory, but for [pictures](crate::Place), which take more
+    /// cells than positions. Tokens in a batch do not count before it is decoded.
     #[must_use]
     pub fn len(&self) -> u32 {
         self.lease.length()

@@ -98,6 +98,10 @@ pub fn limits_are_checked() {
     let got = outputs.get(slot).expect("logits").to_vec();
     assert_equal(&got, &alone(&model, &three(), &prompt(1, 16))[15], 1e-6, "after the refusals");
     assert!(matches!(context.fork(&sequence), Err(MemoryError::NoMemory)));
+    let mut embeddings = context.new_embedding_batch();
+    let slot = embeddings.push_embedding_output(&sequence, &[0.1; 64]).expect("room");
+    let outputs = context.encode(&mut embeddings).expect("an encoding");
+    assert!(outputs.get(slot).expect("logits").iter().all(|logit| logit.is_finite()));
     assert_eq!(context.span(&sequence), Ok(0..0));
 }
 

@@ -264,6 +264,12 @@ pub fn encoder_batches_are_checked() {
     tokens.push_output(&sequence, Token(5)).expect("room");
     assert_eq!(context.encode(&mut tokens).map(drop), Err(DecodeError::NotForEncoder));
     context.decode(&mut tokens).expect("a decode");
+    let mut embeddings = context.new_embedding_batch();
+    let slot = embeddings.push_embedding_output(&sequence, &[0.1; 64]).expect("room");
+    assert_eq!(context.encode(&mut embeddings).map(drop), Err(DecodeError::NotForEncoder));
+    let outputs = context.decode(&mut embeddings).expect("a decode");
+    assert!(outputs.get(slot).expect("logits").iter().all(|logit| logit.is_finite()));
+    context.truncate(&sequence, 1).expect("a truncation");
     // Again, mid-way: the text begins at 0 for whoever looks.
     texts.extend(&sequence, &prompt(1, 16)).expect("room");
     assert_eq!((texts.position(0), texts.position(15)), (Some(0), Some(15)));
