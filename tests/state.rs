@@ -494,7 +494,7 @@ fn forgeries_are_harmless(which: Family, layout: KvLayout, count: u32) -> u32 {
 #[test]
 fn forged_states_harm_nothing() {
     let rounds = if is_leak_check() { 20 } else { 400 };
-    for which in [Family::Llama, Family::Gemma, Family::Mamba, Family::Hybrid, Family::Rwkv] {
+    for which in [Family::Llama, Family::Gemma, Family::Mamba, Family::Hybrid, Family::Rwkv, Family::Qwen2Vl] {
         for layout in [KvLayout::Split, KvLayout::Unified] {
             let accepted = forgeries_are_harmless(which, layout, rounds);
             assert!(accepted > 0 && accepted < rounds, "{which}: {accepted} of {rounds} were restored");

@@ -73,8 +73,8 @@ pub(crate) struct Saved {
     pub bytes: Vec<u8>,
 }
 
-/// Makes a state of sequences.
-pub(crate) fn write(conditions: &Conditions, sequences: &[Saved]) -> Vec<u8> {
+/// Makes a state of sequences: its bytes, and the header that [`read`] finds in them.
+pub(crate) fn write(conditions: Conditions, sequences: &[Saved]) -> (Vec<u8>, Header) {
     let payload: usize = sequences.iter().map(|saved| saved.bytes.len()).sum();
     let total = HEADER + sequences.len() * ENTRY + payload + CHECKSUM;
     let mut state = Vec::with_capacity(total);
@@ -98,12 +98,15 @@ pub(crate) fn write(conditions: &Conditions, sequences: &[Saved]) -> Vec<u8> {
         state.extend_from_slice(&saved.placed.0.to_le_bytes());
         state.extend_from_slice(&saved.placed.1.to_le_bytes());
     }
+    let mut entries = Vec::with_capacity(sequences.len());
     for saved in sequences {
+        let bytes = state.len()..state.len() + saved.bytes.len();
+        entries.push(Entry { length: saved.length, slot: saved.slot, placed: saved.placed, bytes });
         state.extend_from_slice(&saved.bytes);
     }
     let checksum = blake3::hash(&state);
     state.extend_from_slice(checksum.as_bytes());
-    state
+    (state, Header { conditions, entries })
 }
 
 /// A number whose bytes tell their order.
@@ -204,17 +207,22 @@ mod tests {
         Conditions { model: [1; 32], adapters: [0; 32], llama_cpp: [3; 32], memory: 1, kv: (1, -1, true) }
     }
 
-    fn state() -> Vec<u8> {
+    fn written() -> (Vec<u8>, Header) {
         let saved = |length, slot, placed, bytes| Saved { length, slot, placed, bytes };
         write(
-            &conditions(),
+            conditions(),
             &[saved(3, 0, (0, 0), vec![7; 20]), saved(0, 2, (0, 0), vec![]), saved(9, 1, (9, 2), vec![8; 5])],
         )
     }
 
+    fn state() -> Vec<u8> {
+        written().0
+    }
+
     #[test]
     fn what_was_written_is_read() {
-        let header = read(&state()).unwrap();
+        let (state, header) = written();
+        assert_eq!(read(&state).unwrap(), header);
         assert_eq!(header.conditions, conditions());
         let entry = |length, slot, placed, bytes| Entry { length, slot, placed, bytes };
         let want = [entry(3, 0, (0, 0), 216..236), entry(0, 2, (0, 0), 236..236), entry(9, 1, (9, 2), 236..241)];

@@ -79,9 +79,13 @@ impl State {
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Self, StateError> {
         let bytes = bytes.into();
         let header = snapshot::read(&bytes)?;
+        Ok(Self::new(bytes, header))
+    }
+
+    fn new(bytes: Vec<u8>, header: Header) -> Self {
         let saved = |entry: &Entry| SavedSequence { length: entry.length, slot: entry.slot };
         let sequences = header.entries.iter().map(saved).collect();
-        Ok(Self { bytes, header, sequences })
+        Self { bytes, header, sequences }
     }
 
     /// Its bytes.
@@ -272,7 +276,8 @@ impl Context {
             let bytes = if length == 0 { Vec::new() } else { self.portable(lease)? };
             sequences.push(Saved { length, slot, placed: placed(lease), bytes });
         }
-        State::from_bytes(snapshot::write(&self.conditions(), &sequences))
+        let (bytes, header) = snapshot::write(self.conditions(), &sequences);
+        Ok(State::new(bytes, header))
     }
 
     /// Refuses contexts whose sequences are not all in the memory that llama.cpp saves.
