@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use batch_suite::{exact_params, is_leak_check, still_works};
-use fixtures::{Llama, Weights};
+use fixtures::{Family, Llama, Weights};
 use llama_safe::{Context, GgufError, LoadError, LoadMode, Model, ModelParams, OverrideError};
 use proptest::prelude::*;
 
@@ -92,6 +92,24 @@ fn truncated_files() {
             _ => false,
         };
         assert!(as_told, "cut at {length} of {end}: {error:?}");
+    }
+}
+
+/// Raw llama.cpp loads it, gives logits that are off by a third of their size, and dies of a broken heap.
+#[test]
+fn heads_that_the_kernel_runs_past() {
+    let key = b"rwkv7.wkv.head_size";
+    for got in [4_u32, 16, 32] {
+        let mut bytes = Family::Rwkv.gguf(Weights::F32, 1).unwrap();
+        let value = bytes.windows(key.len()).position(|window| window == key).unwrap() + key.len() + 4;
+        bytes[value..value + 4].copy_from_slice(&got.to_le_bytes());
+        let error = refused("heads.gguf", &bytes);
+        match error {
+            LoadError::Malformed(GgufError::NotDivisible { key: told, got: number, by: 64, .. }) => {
+                assert_eq!((told.as_bytes(), number), (&key[..], i128::from(got)));
+            }
+            other => panic!("{other}"),
+        }
     }
 }
 

@@ -16,6 +16,13 @@ const MOST: i128 = i32::MAX as i128;
 /// A window that the arithmetic of the cache (window times sequences, 32 bits) has room for.
 const MOST_WINDOW: i128 = 1 << 23;
 
+/// What the heads of a state that [`STEPPING`] architectures have must be a multiple of: the most values that the kernel takes
+/// at a time, on any processor (`GGML_F32_STEP`). It does not look where a head ends (ops.cpp:11747, :11761), computes nonsense with
+/// another width and writes beyond the last head.
+const HEAD_STEP: i128 = 64;
+/// Architectures with that kernel (`ggml_rwkv_wkv7`).
+const STEPPING: &str = "rwkv7 arwkv7";
+
 /// Architectures without rotary positions (`llama_model_rope_type`).
 const WITHOUT_ROPE: &str = "gpt2 gptj mpt refact bloom mamba mamba2 jamba jina-bert-v2 t5 t5encoder jais rwkv6 rwkv6qwen2 \
      rwkv7 arwkv7 wavtokenizer-dec nemotron_h nemotron_h_moe kimi-linear kimi-k3 glm5-next";
@@ -277,7 +284,18 @@ impl Rules<'_> {
                 self.range(name, 1, MOST)?;
             }
         }
-        Ok(())
+        match self.number("wkv.head_size") {
+            Some(got) if self.is_of(STEPPING) && got % HEAD_STEP != 0 => {
+                let key = self.key("wkv.head_size");
+                Err(GgufError::NotDivisible {
+                    key,
+                    got,
+                    by_key: "values that the kernel takes".to_owned(),
+                    by: HEAD_STEP,
+                })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
