@@ -29,7 +29,7 @@ impl Feed {
     }
 }
 
-/// Feeds all texts to their end through shared batches of `size` tokens, taking from the sequences in turn, with an output
+/// Feeds all texts to their end through shared batches of `size` tokens (fewer where the context takes no more), taking from the sequences in turn, with an output
 /// for every token; calls `check(which, position, logits)` for each.
 ///
 /// # Panics
@@ -37,6 +37,7 @@ impl Feed {
 /// If a call fails.
 pub fn feed_all(context: &mut Context, feeds: &mut [Feed], size: u32, mut check: impl FnMut(usize, usize, &[f32])) {
     let mut batch = context.new_batch();
+    let size = size.min(batch.capacity());
     let mut turn = 0;
     while feeds.iter().any(|feed| feed.left() > 0) {
         let mut slots: Vec<(OutputSlot, usize, usize)> = Vec::new();
@@ -59,19 +60,34 @@ pub fn feed_all(context: &mut Context, feeds: &mut [Feed], size: u32, mut check:
     }
 }
 
-/// Feeds all texts to their end in one batch, with an output for the last token of each: `[feeds.len(), n_vocab]`.
+/// Feeds all texts to their end one after the other, in batches as large as the context takes, with an output for the last
+/// token of each: `[feeds.len(), n_vocab]`.
 ///
 /// # Panics
 ///
-/// If a call fails, or the batch is too small for all.
+/// If a call fails.
 #[must_use]
 pub fn feed_at_once(context: &mut Context, feeds: &mut [Feed]) -> Vec<Vec<f32>> {
     let mut batch = context.new_batch();
-    let mut slots = Vec::new();
-    for feed in feeds.iter_mut() {
-        slots.push(batch.prompt(&feed.sequence, &feed.text[feed.fed..]).expect("room"));
-        feed.fed = feed.text.len();
+    let (mut last, mut got) = (Vec::new(), Vec::new());
+    let count = feeds.len();
+    for (index, feed) in feeds.iter_mut().enumerate() {
+        while feed.left() > 0 {
+            let chunk = feed.left().min((batch.capacity() - batch.len()) as usize);
+            let tokens = &feed.text[feed.fed..feed.fed + chunk];
+            feed.fed += chunk;
+            if feed.left() == 0 {
+                last.push(batch.prompt(&feed.sequence, tokens).expect("room"));
+            } else {
+                batch.extend(&feed.sequence, tokens).expect("room");
+            }
+            if batch.len() == batch.capacity() || (index + 1 == count && feed.left() == 0) {
+                let outputs = context.decode(&mut batch).expect("a decode");
+                got.extend(
+                    last.drain(..).map(|slot| outputs.get(slot).expect("an output that was asked for").to_vec()),
+                );
+            }
+        }
     }
-    let outputs = context.decode(&mut batch).expect("a decode");
-    slots.into_iter().map(|slot| outputs.get(slot).expect("an output that was asked for").to_vec()).collect()
+    got
 }

@@ -19,6 +19,8 @@ mod memory;
 mod positions;
 #[path = "families/program.rs"]
 mod program;
+#[path = "families/schedules.rs"]
+mod schedules;
 #[path = "families/scratch.rs"]
 mod scratch;
 #[path = "families/state.rs"]
@@ -191,6 +193,11 @@ fn llama_quantised_batch_equals_single() {
 }
 
 #[test]
+fn llama_any_schedule_equals_single() {
+    schedules::any_schedule_equals_single(Family::Llama);
+}
+
+#[test]
 fn llama_remembers_its_first_token() {
     equivalence::remembers_its_first_token(Family::Llama);
 }
@@ -236,6 +243,11 @@ fn moe_quantised_batch_equals_single() {
 }
 
 #[test]
+fn moe_any_schedule_equals_single() {
+    schedules::any_schedule_equals_single(Family::Moe);
+}
+
+#[test]
 fn moe_remembers_its_first_token() {
     equivalence::remembers_its_first_token(Family::Moe);
 }
@@ -248,6 +260,16 @@ fn gemma_batch_equals_single() {
 #[test]
 fn gemma_quantised_batch_equals_single() {
     equivalence::quantised_batch_equals_single(Family::Gemma);
+}
+
+#[test]
+fn gemma_any_schedule_equals_single() {
+    schedules::any_schedule_equals_single(Family::Gemma);
+}
+
+#[test]
+fn gemma_batches_on_shared_cells_are_one_pass() {
+    schedules::windows_on_shared_cells_take_one_pass();
 }
 
 #[test]
@@ -266,6 +288,11 @@ fn mamba_quantised_batch_equals_single() {
 }
 
 #[test]
+fn mamba_any_schedule_equals_single() {
+    schedules::any_schedule_equals_single(Family::Mamba);
+}
+
+#[test]
 fn mamba_remembers_its_first_token() {
     equivalence::remembers_its_first_token(Family::Mamba);
 }
@@ -278,6 +305,11 @@ fn hybrid_batch_equals_single() {
 #[test]
 fn hybrid_quantised_batch_equals_single() {
     equivalence::quantised_batch_equals_single(Family::Hybrid);
+}
+
+#[test]
+fn hybrid_any_schedule_equals_single() {
+    schedules::any_schedule_equals_single(Family::Hybrid);
 }
 
 #[test]
@@ -296,8 +328,18 @@ fn rwkv_quantised_batch_equals_single() {
 }
 
 #[test]
+fn rwkv_any_schedule_equals_single() {
+    schedules::any_schedule_equals_single(Family::Rwkv);
+}
+
+#[test]
 fn rwkv_remembers_its_first_token() {
     equivalence::remembers_its_first_token(Family::Rwkv);
+}
+
+#[test]
+fn qwen2vl_any_schedule_equals_single() {
+    schedules::any_schedule_equals_single(Family::Qwen2Vl);
 }
 
 #[test]

@@ -215,11 +215,17 @@ fn check_model(model: &Model, params: &ContextParams) -> Result<(), ContextError
     if model.is_vocab_only() {
         return Err(ContextError::VocabularyOnly);
     }
+    let architecture = model.architecture();
+    let unsupported = |reason| Err(ContextError::UnsupportedModel { architecture: architecture.clone(), reason });
+    if windows_share_cells(model, params) && model.is_hybrid() {
+        // A state wants micro-batches of equal lengths, so that a batch is not always one.
+        return unsupported(
+            "its sliding window forgets too early on shared cells: take KvLayout::Split, without embeddings",
+        );
+    }
     if !model.has_encoder() {
         return Ok(());
     }
-    let architecture = model.architecture();
-    let unsupported = |reason| Err(ContextError::UnsupportedModel { architecture: architecture.clone(), reason });
     if architecture != "t5" && architecture != "t5encoder" {
         // Drafting models, whose encoder takes another model's hidden states.
         return unsupported("its encoder reads what another model left, and there is no checked way for that yet");
@@ -270,7 +276,11 @@ fn raw_params(
     raw.n_ctx = asked.context_tokens;
     // llama.cpp cuts it itself with causal attention; a batch larger than the context serves nobody without it either.
     raw.n_batch = asked.batch_tokens.min(asked.context_tokens);
-    raw.n_ubatch = limits::micro_batch_tokens(asked, params.embeddings);
+    let at_once = windows_share_cells(model, params);
+    raw.n_ubatch = limits::micro_batch_tokens(asked, params.embeddings, at_once);
+    if at_once {
+        raw.n_batch = raw.n_batch.min(raw.n_ubatch);
+    }
     raw.n_seq_max = asked.sequences;
     // Checked to be at most GGML_MAX_N_THREADS.
     raw.n_threads = asked.threads as i32;
@@ -300,7 +310,9 @@ fn raw_params(
     raw.type_k = kv_type;
     raw.type_v = kv_type;
     raw.n_rs_seq = asked.rollback_tokens;
-    raw.swa_full = params.keep_past_window;
+    // On few shared cells those of a fork may be kept by the sequences that share them until no room is left for the whole
+    // batch, and llama.cpp cuts it to smaller micro-batches (llama-kv-cache-iswa.cpp:203).
+    raw.swa_full = params.keep_past_window || at_once;
     raw.abort_callback = Some(on_abort_check);
     raw.abort_callback_data = Arc::as_ptr(abort).cast_mut().cast();
     raw
@@ -356,6 +368,16 @@ fn kv_layout(model: &Model, params: &ContextParams) -> KvLayout {
     // Embeddings: see `raw_params`. Relative positions and attention to an encoder's output are not made for more than one
     // stream of cells: they assert it (llama-graph.cpp:1093, llama-kv-cache.cpp:1806).
     if params.embeddings || model.has_encoder() { KvLayout::Unified } else { params.kv_layout }
+}
+
+/// Whether layers with a sliding window share cells: then a batch has to be one micro-batch.
+///
+/// Before it computes, llama.cpp looks for the cells of every micro-batch. One that takes a cell which the window will have left
+/// behind removes whatever is older (llama-kv-cache.cpp:1172), and that is not put back (llama-kv-cache.cpp:815) when the first is
+/// computed, which may need it: its logits are wrong, without a sign. Where each sequence has cells of its own, they are
+/// taken in order, and nothing older is there.
+fn windows_share_cells(model: &Model, params: &ContextParams) -> bool {
+    params.sequences > 1 && model.sliding_window() > 0 && kv_layout(model, params) == KvLayout::Unified
 }
 
 /// The most tokens of one sequence: its cells, and no more than the model has positions for where those are learned.

@@ -242,17 +242,19 @@ pub(crate) fn check(asked: &Asked, max_sequences: u32, max_threads: u32) -> Resu
     Ok(())
 }
 
-/// Tokens of a pass for numbers that were checked: as many as were asked for, and where embeddings are computed no more than
-/// is a multiple of the sequences.
+/// Tokens of a pass for numbers that were checked: as many as were asked for, or a whole batch where it has to be computed `at_once`;
+/// and where embeddings are computed no more than is a multiple of the sequences.
 ///
 /// Making a context, llama.cpp tries out a pass of all sequences with the same number of tokens each, for which it rounds
 /// the tokens up, but not the outputs (llama-context.cpp:2531): the product that takes the mean of them does not fit then,
 /// and aborts.
-pub(crate) fn micro_batch_tokens(asked: &Asked, embeddings: bool) -> u32 {
+pub(crate) fn micro_batch_tokens(asked: &Asked, embeddings: bool, at_once: bool) -> u32 {
+    let batch_tokens = asked.batch_tokens.min(asked.context_tokens);
+    let wanted = if at_once { batch_tokens } else { asked.micro_batch_tokens };
     if !embeddings {
-        return asked.micro_batch_tokens;
+        return wanted;
     }
-    let most = asked.micro_batch_tokens.min(asked.batch_tokens).min(asked.context_tokens);
+    let most = wanted.min(batch_tokens);
     (most - most % asked.sequences).max(asked.sequences)
 }
 
@@ -306,12 +308,15 @@ mod tests {
     #[test]
     fn passes_of_embeddings_are_multiples_of_the_sequences() {
         let passes = |asked_for, sequences| {
-            micro_batch_tokens(&Asked { micro_batch_tokens: asked_for, sequences, ..GOOD }, true)
+            micro_batch_tokens(&Asked { micro_batch_tokens: asked_for, sequences, ..GOOD }, true, false)
         };
         assert_eq!(passes(32, 8), 32);
         assert_eq!(passes(32, 5), 30);
         assert_eq!(passes(32, 33), 33, "a pass has room for each sequence");
         assert_eq!(passes(1000, 7), 63, "of at most a batch");
-        assert_eq!(micro_batch_tokens(&Asked { sequences: 5, ..GOOD }, false), 32);
+        assert_eq!(micro_batch_tokens(&Asked { sequences: 5, ..GOOD }, false, false), 32);
+        // A batch of 64, at once.
+        assert_eq!(micro_batch_tokens(&Asked { sequences: 5, ..GOOD }, false, true), 64);
+        assert_eq!(micro_batch_tokens(&Asked { sequences: 5, ..GOOD }, true, true), 60);
     }
 }

@@ -186,6 +186,9 @@ impl ContextParams {
     }
 
     /// The most tokens that are computed in one pass.
+    ///
+    /// A whole batch is, whatever is said here, where layers with a sliding window share cells ([`KvLayout::Unified`]):
+    /// llama.cpp would forget too early between two passes.
     #[must_use]
     pub fn micro_batch_tokens(mut self, tokens: u32) -> Self {
         self.micro_batch_tokens = tokens;
@@ -262,6 +265,7 @@ impl ContextParams {
     /// The few cells save most of the KV cache of models with many such layers and long contexts. With them a sequence
     /// forgets what its window has left behind, can then be truncated and forked at its last tokens only, and not be
     /// shifted; [`span`](crate::Context::span) tells from where on it remembers. Shifting needs as many cells in all layers.
+    /// Only where each sequence has its own: [`KvLayout::Unified`] always has as many.
     #[must_use]
     pub fn keep_past_window(mut self, keep: bool) -> Self {
         self.keep_past_window = keep;
