@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use batch_suite::{encoder, is_leak_check, params, tiny};
 use fixtures::{Llama, Weights};
 use llama_safe::{
-    Context, ContextParams, EmbedError, Embedder, EmbedderParams, LoadError, Model, ModelParams, Pooling, Token,
+    Context, ContextParams, EmbedError, Embedder, EmbedderParams, LoadError, Model, ModelParams, Pooling, State, Token,
 };
 
 /// Growth that is no leak: pages that the allocator keeps, and that the kernel counts late.
@@ -48,6 +48,29 @@ fn stays_flat(what: &str, cycles: u32, mut cycle: impl FnMut(u32)) {
 
 fn small() -> ContextParams {
     params().context_tokens(256).batch_tokens(64)
+}
+
+#[test]
+fn states() {
+    let _alone = alone_in_the_process();
+    let mut context = Context::new(&tiny(Weights::F16), &small().sequences(2)).unwrap();
+    let sequence = context.new_sequence().unwrap();
+    let mut batch = context.new_batch();
+    batch.extend(&sequence, &[Token(5); 40]).unwrap();
+    context.decode(&mut batch).unwrap();
+    let good = context.save(&sequence).unwrap();
+    stays_flat("save and restore", if is_leak_check() { 20 } else { 1000 }, |cycle| {
+        let state = context.save(&sequence).unwrap();
+        assert_eq!(context.restore(&state).unwrap().len(), 40);
+        let mut bytes = state.into_bytes();
+        let index = cycle as usize % bytes.len();
+        bytes[index] ^= 1;
+        assert!(State::from_bytes(bytes).is_err());
+        if cycle % 10 == 0 {
+            let mut other = Context::new(&tiny(Weights::F16), &small()).unwrap();
+            assert!(other.restore_all(&good).is_ok());
+        }
+    });
 }
 
 #[test]

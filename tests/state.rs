@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use batch_suite::{assert_equal, exact_params, family, is_leak_check, model, params, prompt, still_works, tiny};
 use fixtures::{Family, Llama, Lora, Weights};
 use llama_safe::{
-    Adapter, Context, ContextParams, FlashAttention, KvLayout, KvType, MemoryError, SeqId, Sequence, SequenceError,
-    State, StateError, Token,
+    Adapter, Context, ContextParams, FlashAttention, KvLayout, KvType, MemoryError, MetadataValue, Model, ModelParams,
+    Pooling, SeqId, Sequence, SequenceError, State, StateError, Token,
 };
 
 /// A context and a sequence of `length` tokens in it.
@@ -109,6 +109,88 @@ fn a_state_of_another_model_is_refused() {
         assert_eq!(context.new_sequence().unwrap().id().slot(), 0, "no slot is lost");
     }
     still_works(&mut context);
+}
+
+/// What a model is told by is its content, wherever that comes from.
+#[test]
+fn a_model_is_the_same_from_a_file_and_from_memory() {
+    let folder = Folder::new("model");
+    let path = folder.0.join("model.gguf");
+    let gguf = Llama::tiny().gguf(Weights::F32, 1).unwrap();
+    fs::write(&path, &gguf).unwrap();
+    let (mut context, sequence) = filled(&exact_params(), 6);
+    let state = context.save(&sequence).unwrap();
+    let restored = |path: &Path, params: &ModelParams| {
+        let mut context = Context::new(&Model::load(path, params).unwrap(), &exact_params()).unwrap();
+        context.restore(&state).map(|sequence| sequence.len())
+    };
+    let plain = ModelParams::default();
+    assert_eq!(restored(&path, &plain).unwrap(), 6);
+    let key = "llama.rope.freq_base";
+    let rotated = plain.clone().override_metadata(key, MetadataValue::Float(5000.0));
+    assert!(matches!(error(restored(&path, &rotated)), StateError::OtherModel));
+    // One bit of the last weight.
+    let mut other = gguf;
+    *other.last_mut().unwrap() ^= 1;
+    fs::write(&path, &other).unwrap();
+    assert!(matches!(error(restored(&path, &plain)), StateError::OtherModel));
+}
+
+#[test]
+fn a_generated_model_is_told_by_its_weights() {
+    let mut gguf = fixtures::gguf::Gguf::default();
+    gguf.set("general.architecture", "llama");
+    for (key, value) in [("context_length", 256_u32), ("embedding_length", 32), ("block_count", 1), ("vocab_size", 16)]
+    {
+        gguf.set(format!("llama.{key}"), value);
+    }
+    gguf.set("llama.feed_forward_length", 64_u32);
+    gguf.set("llama.attention.head_count", 2_u32);
+    gguf.set("llama.attention.layer_norm_rms_epsilon", 1e-5_f32);
+    gguf.set("tokenizer.ggml.model", "none");
+    let metadata = gguf.header();
+    let context = |weight: f32| {
+        let model = Model::generate(&metadata, &ModelParams::default(), |_, values| values.fill(weight)).unwrap();
+        Context::new(&model, &params().context_tokens(256)).unwrap()
+    };
+    let mut first = context(0.5);
+    let sequence = decoded(&mut first, &[Token(1), Token(2)]);
+    let state = first.save(&sequence).unwrap();
+    assert_eq!(context(0.5).restore(&state).unwrap().len(), 2);
+    assert!(matches!(error(context(0.25).restore(&state)), StateError::OtherModel));
+}
+
+/// With the default parameters, and in formats that round: what is restored is what was there, to the bit.
+#[test]
+fn what_is_restored_is_the_same_to_the_bit() {
+    for weights in [Weights::F16, Weights::Q8_0, Weights::Q4_0] {
+        let settings = params().sequences(2).context_tokens(1024);
+        let mut context = Context::new(&tiny(weights), &settings).unwrap();
+        let sequence = decoded(&mut context, &prompt(1, 100));
+        let state = context.save(&sequence).unwrap();
+        let want = next(&mut context, &sequence);
+        let restored = context.restore(&state).unwrap();
+        assert_eq!(context.save(&restored).unwrap().as_bytes()[PAYLOAD..][..1000], state.as_bytes()[PAYLOAD..][..1000]);
+        assert_eq!(next(&mut context, &restored), want, "{weights:?}");
+    }
+}
+
+/// A context that computes embeddings has a memory as any other.
+#[test]
+fn embeddings_go_on_after_a_restore() {
+    let settings = exact_params().embeddings(true).pooling(Pooling::Last);
+    let mut context = Context::new(&tiny(Weights::F32), &settings).unwrap();
+    let embed = |context: &mut Context, sequence: &Sequence| {
+        let mut batch = context.new_batch();
+        batch.push(sequence, Token(17)).unwrap();
+        context.decode(&mut batch).unwrap().sequence_embedding(sequence).unwrap().to_vec()
+    };
+    let sequence = decoded(&mut context, &prompt(1, 9));
+    let state = context.save(&sequence).unwrap();
+    let want = embed(&mut context, &sequence);
+    let mut other = Context::new(&tiny(Weights::F32), &settings).unwrap();
+    let restored = other.restore(&state).unwrap();
+    assert_equal(&embed(&mut other, &restored), &want, 1e-6, "an embedding after a restore");
 }
 
 #[test]
