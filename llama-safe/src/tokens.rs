@@ -1,7 +1,6 @@
 //! What a model file may say about its vocabulary.
 #![forbid(unsafe_code)]
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::error::GgufError;
@@ -38,12 +37,19 @@ pub(crate) fn check(header: &Header) -> Result<(), GgufError> {
 /// Refuses texts that stand twice: llama.cpp looks tokens up by text, and aborts (llama-vocab.cpp:2578). It has a text of
 /// its own for a token without one.
 fn twice(texts: &[Vec<u8>]) -> Result<(), GgufError> {
+    let told = |text: &[u8], first, second| {
+        Err(GgufError::DuplicateToken { text: String::from_utf8_lossy(text).into_owned(), first, second })
+    };
     let mut seen = HashMap::with_capacity(texts.len());
-    for (second, text) in texts.iter().enumerate() {
-        let text: Cow<[u8]> =
-            if text.is_empty() { format!("[EMPTY_{second}]").into_bytes().into() } else { text.as_slice().into() };
-        if let Some(first) = seen.insert(text.clone(), second) {
-            return Err(GgufError::DuplicateToken { text: String::from_utf8_lossy(&text).into_owned(), first, second });
+    for (second, text) in texts.iter().enumerate().filter(|(_, text)| !text.is_empty()) {
+        if let Some(first) = seen.insert(text.as_slice(), second) {
+            return told(text, first, second);
+        }
+    }
+    for (index, _) in texts.iter().enumerate().filter(|(_, text)| text.is_empty()) {
+        let text = format!("[EMPTY_{index}]");
+        if let Some(&other) = seen.get(text.as_bytes()) {
+            return told(text.as_bytes(), other.min(index), other.max(index));
         }
     }
     Ok(())
