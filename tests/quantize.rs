@@ -77,9 +77,11 @@ fn what_cannot_be_saved() {
     // Its buffers cannot be read back (repack.cpp:5178).
     let error = Model::from_bytes(&gguf, &settings().repack(true)).unwrap().save(&path).unwrap_err();
     assert!(matches!(error, SaveError::Repacked), "{error}");
-    let t5 = Family::T5.gguf(Weights::F32, 1).unwrap();
-    let error = Model::from_bytes(&t5, &settings()).unwrap().save(&path).unwrap_err();
-    assert!(matches!(&error, SaveError::Unsupported { architecture, .. } if architecture == "t5"), "{error}");
+    for (family, name) in [(Family::T5, "t5"), (Family::Bert, "bert")] {
+        let gguf = family.gguf(Weights::F32, 1).unwrap();
+        let error = Model::from_bytes(&gguf, &settings()).unwrap().save(&path).unwrap_err();
+        assert!(matches!(&error, SaveError::Unsupported { architecture, .. } if architecture == name), "{error}");
+    }
 
     let model = Model::from_bytes(&gguf, &settings()).unwrap();
     for path in [folder.join("no such folder").join("model.gguf"), PathBuf::from("/"), PathBuf::from("")] {

@@ -5,20 +5,26 @@ use std::path::Path;
 
 use llama_sys as sys;
 
-use crate::error::{LoadError, SaveError};
+use crate::error::SaveError;
 use crate::model::Model;
-use crate::model_file::{ModelFiles, c_path};
+use crate::model_file::c_path;
+use crate::params::{LoadMode, ModelParams};
 use crate::whole_file::write_by;
 
-/// What llama.cpp's writer leaves out, so that the file is no model or another one.
-const LEFT_OUT: [(&str, &str); 6] = [
+/// Architectures of which llama.cpp's writer leaves something out, so that the file is no model, or another one. (Found by
+/// writing and reading a model of each.)
+const LEFT_OUT: [(&str, &str); 5] = [
     // llama_model_saver_supports_arch (llama-model-saver.cpp:14).
-    ("gemma3n", "its writer does not know all of its tensors"),
-    ("bitnet", "its writer does not know all of its tensors"),
-    ("t5", "its writer does not know all of its tensors"),
-    ("apertus", "its writer does not know all of its numbers"),
-    ("step35", "its writer does not know all of its numbers"),
-    ("clef", "its writer leaves out the tensors of its head"),
+    ("gemma3n bitnet t5 apertus step35 clef", "its writer does not know all of its tensors or numbers"),
+    // llama-model-saver.cpp:465: only a model with an output head keeps it.
+    (
+        "bert eurobert jina-bert-v2 jina-bert-v3 modern-bert neo-bert nomic-bert nomic-bert-moe",
+        "its writer leaves out the token embedding",
+    ),
+    // The same line, which reads the name of what is not there.
+    ("eagle3", "its writer looks for a token embedding"),
+    ("dflash dots3note gemma4 graniteswitch wavtokenizer-dec", "its writer leaves out numbers that it needs"),
+    ("nemotron_h_moe", "its writer leaves out the width of its experts"),
 ];
 
 impl Model {
@@ -42,15 +48,17 @@ impl Model {
             return Err(SaveError::Repacked);
         }
         let architecture = self.architecture();
-        if let Some((_, reason)) = LEFT_OUT.iter().find(|(name, _)| *name == architecture) {
+        if let Some((_, reason)) =
+            LEFT_OUT.iter().find(|(names, _)| names.split_whitespace().any(|name| name == architecture))
+        {
             return Err(SaveError::Unsupported { architecture, reason });
         }
         write_model(path, |c_path| {
             // SAFETY: the model lives, and the path is terminated.
-            sys::guarded_unit(|error| unsafe {
+            let saved = sys::guarded_unit(|error| unsafe {
                 sys::guard_llama_model_save_to_file(error, self.as_ptr(), c_path.as_ptr())
-            })
-            .map_err(|reason| SaveError::Failed { reason })
+            });
+            saved.map_err(|reason| SaveError::Failed { reason })
         })
     }
 }
@@ -65,7 +73,8 @@ pub(crate) fn write_model<E: From<SaveError>>(
     c_path(path).ok_or_else(has_nul)?;
     write_by(path, unwritable, |temporary| {
         write(&c_path(temporary).ok_or_else(has_nul)?)?;
-        let whole: Result<ModelFiles, LoadError> = ModelFiles::find(temporary);
-        whole.map(drop).map_err(|error| SaveError::Incomplete(error).into())
+        // Mapped, so that no weight is read.
+        let trial = ModelParams::default().gpu_layers(0).repack(false).load_mode(LoadMode::Mmap);
+        Model::load(temporary, &trial).map(drop).map_err(|error| SaveError::Incomplete(error).into())
     })
 }
