@@ -2,32 +2,35 @@
 //!
 //!     cargo run --release --example batch -- model.gguf
 //!
-//! Without a model it takes a small untrained one, whose words mean nothing.
+//! Without a model it takes the very small one that comes along and tells little stories.
 
 use llama_safe::{Context, ContextParams, Model, ModelParams, Sampler, Special};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = match std::env::args_os().nth(1) {
         Some(path) => Model::load(path, &ModelParams::default())?,
-        None => Model::from_bytes(&fixtures::Llama::tiny().gguf(fixtures::Weights::F16, 1)?, &ModelParams::default())?,
+        None => Model::from_bytes(fixtures::STORIES, &ModelParams::default())?,
     };
     let mut context = Context::new(&model, &ContextParams::default().sequences(2))?;
     let alice = context.new_sequence()?;
     let bob = context.new_sequence()?;
 
     let mut batch = context.new_batch();
-    let a = batch.prompt(&alice, &model.tokenize("Once upon", Special::Bos)?)?;
-    let b = batch.prompt(&bob, &model.tokenize("The cat", Special::Bos)?)?;
+    let mut a = batch.prompt(&alice, &model.tokenize("Once upon", Special::Bos)?)?;
+    let mut b = batch.prompt(&bob, &model.tokenize("The cat", Special::Bos)?)?;
 
-    let outputs = context.decode(&mut batch)?;
-    let next_of_alice = Sampler::greedy().sample(outputs.get(a)?)?;
-    let next_of_bob = Sampler::greedy().sample(outputs.get(b)?)?;
+    let mut said = (vec![], vec![]);
+    for _ in 0..35 {
+        let outputs = context.decode(&mut batch)?;
+        let next_of_alice = Sampler::greedy().sample(outputs.get(a)?)?;
+        let next_of_bob = Sampler::greedy().sample(outputs.get(b)?)?;
+        said.0.push(next_of_alice);
+        said.1.push(next_of_bob);
+        a = batch.push_output(&alice, next_of_alice)?;
+        b = batch.push_output(&bob, next_of_bob)?;
+    }
 
-    batch.push_output(&alice, next_of_alice)?;
-    batch.push_output(&bob, next_of_bob)?;
-    context.decode(&mut batch)?;
-
-    println!("Once upon{}", model.detokenize(&[next_of_alice])?);
-    println!("The cat{}", model.detokenize(&[next_of_bob])?);
+    println!("Once upon{}", model.detokenize(&said.0)?);
+    println!("The cat{}", model.detokenize(&said.1)?);
     Ok(())
 }

@@ -30,6 +30,18 @@ pub fn tiny(weights: Weights) -> Model {
     MODELS[index].get_or_init(|| model(&Llama::tiny(), weights, 1)).clone()
 }
 
+/// The trained model of little stories, with quantised weights.
+///
+/// # Panics
+///
+/// If llama.cpp refuses it.
+#[must_use]
+pub fn stories() -> Model {
+    static MODEL: OnceLock<Model> = OnceLock::new();
+    let load = || Model::from_bytes(fixtures::STORIES, &ModelParams::default()).expect("a model that llama.cpp loads");
+    MODEL.get_or_init(load).clone()
+}
+
 /// The tiny encoder.
 ///
 /// # Panics

@@ -23,11 +23,16 @@ use crate::view::{Count, View, bar, note, print};
 /// a hundred times as long.
 const WORTH_SHARING: u64 = 1_000_000;
 
+/// Tokens that a story takes at most; most are at their end before that.
+const STORY: u32 = 200;
+/// Tokens to generate with any other model, which may be a large one.
+const SOME: u32 = 48;
+
 /// Continues several texts at once, as sequences of one context, and measures it against one at a time.
 #[derive(Parser)]
 #[command(name = "demo")]
 struct Arguments {
-    /// A model, as a GGUF file; without it a tiny untrained one, which babbles.
+    /// A model, as a GGUF file; without it a very small one that tells little stories.
     #[arg(long, value_name = "FILE.gguf")]
     model: Option<PathBuf>,
     /// A text to continue; may be given many times. Without any, eight come along.
@@ -36,9 +41,9 @@ struct Arguments {
     /// A file of prompts, one a line; - is standard input.
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
-    /// The most tokens to generate for each prompt.
-    #[arg(long, value_name = "N", default_value_t = 48)]
-    tokens: u32,
+    /// The most tokens to generate for each prompt; without it as many as a little story takes, or 48 of a model given.
+    #[arg(long, value_name = "N")]
+    tokens: Option<u32>,
     /// Of the random numbers; each prompt has its own that follow from it.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -62,12 +67,17 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    if arguments.tokens == 0 {
+    // What comes along where the model is ours, and where it is the user's.
+    let (along, usual) = match arguments.model {
+        None => (fixtures::stories::PROMPTS, STORY),
+        Some(_) => (prompts::ANY_MODEL, SOME),
+    };
+    if arguments.tokens == Some(0) {
         bail!("--tokens is 0: there is nothing to generate");
     }
-    let prompts = prompts::gather(&arguments.prompt, arguments.prompts.as_deref())?;
+    let prompts = prompts::gather(&arguments.prompt, arguments.prompts.as_deref(), along)?;
     let model = load(arguments.model.as_deref())?;
-    let requests = requests(&model, &prompts, arguments)?;
+    let requests = requests(&model, &prompts, usual, arguments)?;
     let room = room(&model, &requests)?;
 
     let mut ctx = context(&model, requests.len(), room)?;
@@ -107,7 +117,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The user's model, or a tiny one made in memory.
+/// The user's model, or the one that comes along.
 fn load(path: Option<&Path>) -> Result<Model> {
     let params = ModelParams::default();
     let model = match path {
@@ -121,38 +131,44 @@ fn load(path: Option<&Path>) -> Result<Model> {
             bar.finish_and_clear();
             model.with_context(|| format!("the model {}", path.display()))?
         }
-        None => {
-            let gguf = fixtures::Llama::tiny().gguf(fixtures::Weights::Q8_0, 1)?;
-            Model::from_bytes(&gguf, &params).context("the model that comes along")?
-        }
+        None => Model::from_bytes(fixtures::STORIES, &params).context("the model that comes along")?,
     };
     note(&format!("Model: {}, {} parameters", model.description(), model.parameters()));
     if path.is_none() {
-        note("It is tiny and untrained: it babbles. Give a trained one with --model FILE.gguf.");
+        note("It is very small and knows little stories only. Give another with --model FILE.gguf.");
     }
     Ok(model)
 }
 
-/// A request for each prompt.
-fn requests(model: &Model, prompts: &[String], arguments: &Arguments) -> Result<Vec<Request>> {
+/// A request for each prompt, of `usual` tokens if they are not given.
+fn requests(model: &Model, prompts: &[String], usual: u32, arguments: &Arguments) -> Result<Vec<Request>> {
     let mut requests = Vec::with_capacity(prompts.len());
     for (index, text) in prompts.iter().enumerate() {
         let prompt = model.tokenize(text, Special::Bos).with_context(|| format!("prompt {}", index + 1))?;
         if prompt.is_empty() {
             bail!("prompt {} is empty", index + 1);
         }
+        let tokens = arguments.tokens.unwrap_or_else(|| what_fits(usual, prompt.len(), model.context_length()));
         let seed = arguments.seed.wrapping_add(index as u64);
-        let request = Request { prompt, tokens: arguments.tokens, temperature: arguments.temperature, seed };
+        let request = Request { prompt, tokens, temperature: arguments.temperature, seed };
         request.sampler().context("--temperature")?;
         requests.push(request);
     }
     Ok(requests)
 }
 
+/// As many of the tokens as the model has room for behind the prompt, one at least (0: it does not say).
+fn what_fits(tokens: u32, prompt: usize, trained: u32) -> u32 {
+    match trained {
+        0 => tokens,
+        _ => tokens.min(trained.saturating_sub(u32::try_from(prompt).unwrap_or(u32::MAX))).max(1),
+    }
+}
+
 /// Tokens that the longest sequence comes to.
 fn room(model: &Model, requests: &[Request]) -> Result<u32> {
-    let (index, longest) =
-        requests.iter().enumerate().max_by_key(|(_, request)| request.prompt.len()).context("no prompts")?;
+    let sum = |request: &Request| request.prompt.len().saturating_add(request.tokens as usize);
+    let (index, longest) = requests.iter().enumerate().max_by_key(|(_, request)| sum(request)).context("no prompts")?;
     fit(longest.prompt.len(), longest.tokens, model.context_length()).with_context(|| format!("prompt {}", index + 1))
 }
 
@@ -191,6 +207,14 @@ mod tests {
     fn arguments_are_consistent() {
         use clap::CommandFactory;
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_number_a_reply_takes_the_room_that_there_is() {
+        assert_eq!(what_fits(200, 10, 256), 200);
+        assert_eq!(what_fits(200, 100, 256), 156);
+        assert_eq!(what_fits(200, 300, 256), 1);
+        assert_eq!(what_fits(200, 300, 0), 200);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The prompts: from the command line, from a file, or our own.
+//! The prompts: from the command line, from a file, or those that come along.
 
 use std::fs;
 use std::io::{self, Read};
@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 /// a large model was loaded.
 pub const MOST: usize = 256;
 
-const OWN: [&str; 8] = [
+/// What a model of the user's continues where no prompts are given.
+pub const ANY_MODEL: [&str; 8] = [
     "Once upon a time",
     "The cat sat on the mat and",
     "In the middle of the night, the old clock",
@@ -21,11 +22,11 @@ const OWN: [&str; 8] = [
     "Why is the sky blue?",
 ];
 
-/// All prompts: those given one by one, then those of the file; our own where neither was asked for.
+/// All prompts: those given one by one, then those of the file; where neither was asked for, those that come along.
 ///
 /// # Errors
 /// Where the file cannot be read, is not text, or has no prompt in it, and where there are too many.
-pub fn gather(given: &[String], file: Option<&Path>) -> Result<Vec<String>> {
+pub fn gather(given: &[String], file: Option<&Path>, along: [&str; 8]) -> Result<Vec<String>> {
     let mut prompts = given.to_vec();
     if let Some(path) = file {
         let from_file = in_text(&read(path)?).with_context(|| name(path))?;
@@ -35,7 +36,7 @@ pub fn gather(given: &[String], file: Option<&Path>) -> Result<Vec<String>> {
         }
     }
     if prompts.is_empty() {
-        prompts = OWN.map(String::from).to_vec();
+        prompts = along.map(String::from).to_vec();
     }
     if prompts.len() > MOST {
         bail!("{} prompts were given, one context has room for {MOST} sequences", prompts.len());
@@ -89,16 +90,16 @@ mod tests {
     }
 
     #[test]
-    fn our_own_only_where_none_are_given() {
-        assert_eq!(gather(&[], None).unwrap(), OWN);
-        assert_eq!(gather(&["mine".to_string()], None).unwrap(), ["mine"]);
+    fn those_that_come_along_only_where_none_are_given() {
+        assert_eq!(gather(&[], None, ANY_MODEL).unwrap(), ANY_MODEL);
+        assert_eq!(gather(&["mine".to_string()], None, ANY_MODEL).unwrap(), ["mine"]);
     }
 
     #[test]
     fn too_many_and_no_file_are_errors() {
-        assert!(gather(&vec!["x".to_string(); MOST], None).is_ok());
-        let error = gather(&vec!["x".to_string(); MOST + 1], None).unwrap_err().to_string();
+        assert!(gather(&vec!["x".to_string(); MOST], None, ANY_MODEL).is_ok());
+        let error = gather(&vec!["x".to_string(); MOST + 1], None, ANY_MODEL).unwrap_err().to_string();
         assert!(error.contains("257") && error.contains("256"), "{error}");
-        assert!(gather(&[], Some(Path::new("there/is/no/such/file"))).is_err());
+        assert!(gather(&[], Some(Path::new("there/is/no/such/file")), ANY_MODEL).is_err());
     }
 }

@@ -38,6 +38,8 @@ enum Task {
     Setup,
     /// Build in release mode and decode several prompts as sequences of one context.
     ///
+    /// Without a model it takes the very small one of fixtures/stories, and eight prompts become eight stories.
+    ///
     /// Everything behind `demo` goes to the program itself: `cargo xtask demo --help` lists its options, such as
     /// --model FILE.gguf and --prompt TEXT. The exit code is the program's own.
     #[command(disable_help_flag = true)]
