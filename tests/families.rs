@@ -58,6 +58,36 @@ fn hybrid_memory_programs_with_snapshots() {
 }
 
 #[test]
+fn gemma_fork_past_window_is_refused() {
+    memory::past_window_is_refused(Family::Gemma);
+}
+
+#[test]
+fn gemma_past_window_is_kept() {
+    memory::past_window_is_kept(Family::Gemma);
+}
+
+#[test]
+fn qwen2vl_memory_programs() {
+    memory::random_programs(Family::Qwen2Vl, 40);
+}
+
+#[test]
+fn qwen2vl_does_not_shift() {
+    memory::places_do_not_shift(Family::Qwen2Vl);
+}
+
+#[test]
+fn bert_keeps_nothing() {
+    memory::nothing_is_kept(Family::Bert);
+}
+
+#[test]
+fn t5encoder_keeps_nothing() {
+    memory::nothing_is_kept(Family::T5Encoder);
+}
+
+#[test]
 fn gemma_memory_programs() {
     memory::random_programs(Family::Gemma, 60);
 }

@@ -88,7 +88,6 @@ fn run_program(numbers: Numbers, layout: KvLayout, ops: &[Op]) {
         alone: numbers.settings(params().context_tokens(256)),
         layout,
         tolerance: [false, true].map(|shifted| numbers.tolerance(layout, shifted)),
-        forgets: false,
     };
     program::run(&subject, ops);
 }

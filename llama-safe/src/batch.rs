@@ -428,7 +428,7 @@ impl Context {
             self.pool.live().for_each(|lease| lease.set_rollback(0));
         }
         for participant in rows.participants() {
-            // The state has been written to a cell of its own (llama-memory-recurrent.cpp:598).
+            // The state has been written to a cell of its own (llama-memory-recurrent.cpp:619).
             participant.lease.set_family(self.pool.new_family());
             participant.lease.set_rollback(mix.rollback(participant.rows, snapshots));
         }
@@ -446,7 +446,7 @@ impl Context {
         let Some(memory) = self.memory() else { return damaged };
         if mix.moves_cells {
             // Where states are is known no more, and which cells are empty: one that was to be zeroed counts as zeroed
-            // (llama-memory-recurrent.cpp:711). Only a whole memory is cleared of that. An abort has waited where this
+            // (llama-memory-recurrent.cpp:714). Only a whole memory is cleared of that. An abort has waited where this
             // costs others than the batch's; a failure cannot.
             let _ = sys::guarded_unit(|error| {
                 // SAFETY: the memory lives as long as the context.

@@ -259,7 +259,7 @@ fn check_rollback(model: &Model, params: &ContextParams, tokens: u32) -> Result<
         return Err(no_rollback(model, "its sliding window does not tell what it has forgotten"));
     }
     if params.embeddings {
-        // The cut of the batch forgets about the snapshots then (llama-memory-recurrent.cpp:421).
+        // The cut of the batch forgets about the snapshots then (llama-memory-recurrent.cpp:450).
         return Err(no_rollback(model, "the context computes embeddings, whose passes do not keep the snapshots"));
     }
     Ok(())
@@ -383,10 +383,14 @@ fn windows_share_cells(model: &Model, params: &ContextParams) -> bool {
 /// The most tokens of one sequence: its cells, and no more than the model has positions for where those are learned.
 ///
 /// llama.cpp looks learned positions up in a table of the trained length without asking (an assertion of `get_rows`).
-/// These architectures have such a table: they are those whose graph reads `pos_embd`.
 fn sequence_tokens(cells: u32, model: &Model) -> u32 {
-    const LEARNED_POSITIONS: [&str; 4] = ["bert", "gpt2", "starcoder", "mpt"];
-    if LEARNED_POSITIONS.contains(&model.architecture().as_str()) { cells.min(model.context_length()) } else { cells }
+    if learns_positions(model) { cells.min(model.context_length()) } else { cells }
+}
+
+/// Whether the model adds something learned for each position to its tokens: the architectures whose graph reads
+/// `pos_embd`.
+pub(crate) fn learns_positions(model: &Model) -> bool {
+    ["bert", "gpt2", "starcoder", "mpt"].contains(&model.architecture().as_str())
 }
 
 /// What the abort callback looks at.

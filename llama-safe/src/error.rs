@@ -907,7 +907,16 @@ pub enum Obstacle {
         /// The first position after them.
         end: u32,
     },
-    /// Positions that are not a number to be added to.
+    /// Layers with a sliding window, of which llama.cpp forgets too much once a sequence was shifted.
+    #[error(
+        "its layers with a sliding window of {window} tokens forget too much after a shift: \
+         clear it, and decode what is to stay"
+    )]
+    Window {
+        /// Tokens that a layer with a window looks back on.
+        window: u32,
+    },
+    /// Positions that are several numbers each, or learned.
     #[error("positions of this model cannot be renumbered: clear it, and decode what is to stay")]
     Positions,
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use llama_sys as sys;
 
-use crate::context::Context;
+use crate::context::{Context, learns_positions};
 use crate::error::{MemoryError, SequenceError};
 use crate::limits::KvLayout;
 use crate::pool::Lease;
@@ -140,7 +140,7 @@ impl Context {
         }
         let unified = self.limits.kv_layout() == KvLayout::Unified;
         let partial = length < lease.length();
-        // Between streams llama.cpp copies whole sequences only, and asserts it (llama-kv-cache.cpp:545): the rest of
+        // Between streams llama.cpp copies whole sequences only, and asserts it (llama-kv-cache.cpp:524): the rest of
         // the copy is removed afterwards.
         let (start, end) = if partial && unified { (0, length as i32) } else { (-1, -1) };
         sys::guarded_unit(|error| {
@@ -237,6 +237,10 @@ impl Context {
 
     /// What is known of a sequence and its memory.
     pub(crate) fn reach(&self, lease: &Lease) -> Reach {
+        // SAFETY: the memory lives as long as the context.
+        let can_shift = self.memory().is_some_and(|memory| unsafe { sys::llama_memory_can_shift(memory) });
+        // What was learned for a position is in the token's hidden state, and does not move with its key.
+        let learned = learns_positions(self.model());
         Reach {
             kind: self.limits.memory(),
             length: lease.length(),
@@ -246,8 +250,7 @@ impl Context {
             rollback: lease.rollback(),
             taken_back: lease.is_taken_back(),
             shares_state: self.has_state() && self.pool.has_relatives(lease),
-            // SAFETY: the memory lives as long as the context.
-            renumbers: self.memory().is_some_and(|memory| unsafe { sys::llama_memory_can_shift(memory) }),
+            renumbers: can_shift && !learned,
         }
     }
 

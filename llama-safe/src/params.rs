@@ -263,9 +263,9 @@ impl ContextParams {
     /// window and a micro-batch need.
     ///
     /// The few cells save most of the KV cache of models with many such layers and long contexts. With them a sequence
-    /// forgets what its window has left behind, can then be truncated and forked at its last tokens only, and not be
-    /// shifted; [`span`](crate::Context::span) tells from where on it remembers. Shifting needs as many cells in all layers.
-    /// Only where each sequence has its own: [`KvLayout::Unified`] always has as many.
+    /// forgets what its window has left behind, and can then be truncated and forked at its last tokens only;
+    /// [`span`](crate::Context::span) tells from where on it remembers. They are to be had with [`KvLayout::Split`] alone:
+    /// unified cells are as many in all layers, whatever is said here.
     #[must_use]
     pub fn keep_past_window(mut self, keep: bool) -> Self {
         self.keep_past_window = keep;

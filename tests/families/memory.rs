@@ -29,7 +29,7 @@ fn decode(context: &mut Context, sequence: &Sequence, tokens: &[Token]) -> Vec<f
 
 fn sequence_of(context: &mut Context, tokens: &[Token]) -> Sequence {
     let sequence = context.new_sequence().unwrap();
-    for chunk in tokens.chunks(64) {
+    for chunk in tokens.chunks(context.limits().batch_tokens() as usize) {
         decode(context, &sequence, chunk);
     }
     sequence
@@ -51,34 +51,30 @@ fn assert_goes_on(which: Family, context: &mut Context, sequence: &Sequence, tex
 /// Random programs, on both layouts.
 pub fn random_programs(which: Family, cases: u32) {
     for layout in LAYOUTS {
-        run_programs(which, layout, settings(layout), 6, cases, false);
+        run_programs(which, layout, settings(layout), 6, cases);
     }
 }
 
 /// Random programs with snapshots of the states.
 pub fn random_programs_with_snapshots(which: Family, cases: u32) {
     for layout in LAYOUTS {
-        run_programs(which, layout, settings(layout).rollback_tokens(3), 6, cases, false);
+        run_programs(which, layout, settings(layout).rollback_tokens(3), 6, cases);
     }
 }
 
-/// Random programs of longer texts, on few cells for the window.
+/// Random programs of longer texts, on few cells for the window, and in many passes.
 pub fn random_programs_that_forget(which: Family, cases: u32) {
-    for layout in LAYOUTS {
-        let settings = settings(layout).context_tokens(SLOTS * 512).keep_past_window(false);
-        // Shared cells are always as many as the others.
-        run_programs(which, layout, settings, 21, cases, layout == KvLayout::Split);
-    }
+    let settings = settings(KvLayout::Split).context_tokens(SLOTS * 512).micro_batch_tokens(8).keep_past_window(false);
+    run_programs(which, KvLayout::Split, settings, 21, cases);
 }
 
-fn run_programs(which: Family, layout: KvLayout, settings: ContextParams, most: u32, cases: u32, forgets: bool) {
+fn run_programs(which: Family, layout: KvLayout, settings: ContextParams, most: u32, cases: u32) {
     let subject = Subject {
         model: family(which, Weights::F32),
         settings,
         alone: exact(params().context_tokens(512)),
         layout,
         tolerance: [Some(1e-6); 2],
-        forgets,
     };
     let cases = if is_leak_check() { 2 } else { cases };
     let config = Config { cases, max_shrink_iters: 500, failure_persistence: None, ..Config::default() };
@@ -87,6 +83,96 @@ fn run_programs(which: Family, layout: KvLayout, settings: ContextParams, most: 
         Ok(())
     });
     result.unwrap_or_else(|error| panic!("{which}, {layout:?}: {error}"));
+}
+
+/// Tokens that a layer with a window sees, in the model that has some.
+const WINDOW: u32 = 8;
+
+/// Few cells for the window: a long text is forgotten but for its end, which is told, and nothing is done without it.
+pub fn past_window_is_refused(which: Family) {
+    let settings = settings(KvLayout::Split).context_tokens(SLOTS * 512).keep_past_window(false);
+    let mut context = context(which, &settings);
+    let text = prompt(1, 300);
+    let sequence = sequence_of(&mut context, &text);
+    let id = sequence.id();
+    let first = context.span(&sequence).unwrap().start;
+    // The window has 256 cells at least.
+    assert!(first > 0 && first <= 300 - WINDOW, "{first}");
+    let least = first + WINDOW - 1;
+    let obstacle = Obstacle::Forgotten { first, window: WINDOW };
+    for length in [1, first, least - 1] {
+        assert!(!context.can_fork_at(&sequence, length));
+        let refused = MemoryError::CannotFork { id, length, obstacle };
+        assert_eq!(context.fork_prefix(&sequence, length).unwrap_err(), refused);
+        assert!(!context.can_truncate(&sequence, length));
+        assert_eq!(context.truncate(&sequence, length), Err(MemoryError::CannotTruncate { id, length, obstacle }));
+    }
+    assert!(!context.can_shift(&sequence, 0..280));
+    let refused = MemoryError::CannotShift { id, obstacle: Obstacle::Window { window: WINDOW } };
+    assert_eq!(context.shift(&sequence, 0..280), Err(refused));
+
+    // At the last place that can be forked every token that is looked back on is there, and not one more.
+    assert!(context.can_fork_at(&sequence, least) && context.can_fork_at(&sequence, 300));
+    let fork = context.fork_prefix(&sequence, least).unwrap();
+    assert_eq!(context.span(&fork).unwrap(), first..least);
+    assert_goes_on(which, &mut context, &fork, &text[..least as usize], "a fork of what is left");
+    drop(fork);
+    assert_goes_on(which, &mut context, &sequence, &text, "the whole");
+    let first = context.span(&sequence).unwrap().start;
+    let least = first + WINDOW - 1;
+    context.truncate(&sequence, least).unwrap();
+    assert_goes_on(which, &mut context, &sequence, &text[..least as usize], "truncated to what is left");
+
+    let short = sequence_of(&mut context, &prompt(2, 20));
+    assert_eq!(context.span(&short).unwrap(), 0..20);
+    assert!(context.can_fork_at(&short, 1));
+    context.truncate(&short, 3).unwrap();
+    assert_goes_on(which, &mut context, &short, &prompt(2, 20)[..3], "a short text");
+}
+
+/// As many cells for the window as for the rest: a text stays, and can be forked and truncated anywhere.
+pub fn past_window_is_kept(which: Family) {
+    for layout in LAYOUTS {
+        let mut context = context(which, &settings(layout).context_tokens(SLOTS * 512).keep_past_window(true));
+        let text = prompt(1, 300);
+        let sequence = sequence_of(&mut context, &text);
+        assert_eq!(context.span(&sequence).unwrap(), 0..300);
+        let fork = context.fork_prefix(&sequence, 20).unwrap();
+        assert_eq!(context.span(&fork).unwrap(), 0..20);
+        assert_goes_on(which, &mut context, &fork, &text[..20], "a fork");
+        assert!(context.can_truncate(&sequence, 9));
+        context.truncate(&sequence, 9).unwrap();
+        assert_goes_on(which, &mut context, &sequence, &text[..9], "truncated");
+        // A shift would leave its cells in an order in which llama.cpp forgets what it still needs.
+        let refused = MemoryError::CannotShift { id: sequence.id(), obstacle: Obstacle::Window { window: WINDOW } };
+        assert!(!context.can_shift(&sequence, 2..5));
+        assert_eq!(context.shift(&sequence, 2..5), Err(refused));
+    }
+}
+
+/// Positions of four numbers are not shifted; all else is as with one.
+pub fn places_do_not_shift(which: Family) {
+    for layout in LAYOUTS {
+        let mut context = context(which, &settings(layout));
+        let text = prompt(1, 12);
+        let sequence = sequence_of(&mut context, &text);
+        let refused = MemoryError::CannotShift { id: sequence.id(), obstacle: Obstacle::Positions };
+        assert!(!context.can_shift(&sequence, 2..5));
+        assert_eq!(context.shift(&sequence, 2..5), Err(refused));
+        assert_goes_on(which, &mut context, &sequence, &text, "after it was refused");
+    }
+}
+
+/// Without memory nothing can be forked or shifted, and forgetting is free.
+pub fn nothing_is_kept(which: Family) {
+    let mut context = Context::new(&family(which, Weights::F32), &params().sequences(2).embeddings(true)).unwrap();
+    let sequence = context.new_sequence().unwrap();
+    assert!(!context.can_fork_at(&sequence, 0) && !context.can_shift(&sequence, 0..0));
+    assert!(context.can_truncate(&sequence, 0) && !context.can_truncate(&sequence, 1));
+    assert_eq!(context.fork(&sequence).unwrap_err(), MemoryError::NoMemory);
+    assert_eq!(context.shift(&sequence, 0..0), Err(MemoryError::NoMemory));
+    context.truncate(&sequence, 0).unwrap();
+    assert_eq!(context.span(&sequence).unwrap(), 0..0);
 }
 
 /// A recurrent state goes back to nothing, and nowhere else.

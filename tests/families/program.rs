@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use batch_suite::{assert_equal, nmse, params, prompt};
 use llama_safe::{
-    Context, ContextParams, DecodeError, KvLayout, MemoryError, MemoryKind, Model, Obstacle, PushError, Sequence,
-    SequenceError, Token,
+    Context, ContextParams, DecodeError, KvLayout, MemoryError, MemoryKind, Model, PushError, Sequence, SequenceError,
+    Token,
 };
 use proptest::prelude::*;
 
@@ -27,8 +27,6 @@ pub struct Subject {
     pub layout: KvLayout,
     /// The most that the error may be; `None` for bit for bit. The second is for texts that were shifted.
     pub tolerance: [Option<f64>; 2],
-    /// Whether few cells let a sliding window forget.
-    pub forgets: bool,
 }
 
 /// What has happened to a sequence since it was empty.
@@ -99,11 +97,8 @@ impl Oracle {
         Self { context, sequence, done: Vec::new(), known: HashMap::new() }
     }
 
-    /// The logits after `steps`, of which the last is a push; `None` where this context could not follow.
-    ///
-    /// llama.cpp looks for cells from the first one on after a shift, and takes those that a window has left behind: a
-    /// text that was shifted and then truncated may need what was in them, here and not there (llama-kv-cache.cpp:652).
-    fn logits(&mut self, steps: &[Step]) -> Option<&[f32]> {
+    /// The logits after `steps`, of which the last is a push.
+    fn logits(&mut self, steps: &[Step]) -> &[f32] {
         if !self.known.contains_key(steps) {
             if !steps.starts_with(&self.done) {
                 self.context.clear(&self.sequence).unwrap();
@@ -121,18 +116,11 @@ impl Oracle {
                         }
                     }
                     Step::Shift(discard) => self.context.shift(&self.sequence, discard.clone()).unwrap(),
-                    Step::Truncate(length) => match self.context.truncate(&self.sequence, *length) {
-                        Ok(()) => {}
-                        Err(MemoryError::CannotTruncate { obstacle: Obstacle::Forgotten { .. }, .. }) => {
-                            self.done.pop();
-                            return None;
-                        }
-                        Err(error) => panic!("{error}"),
-                    },
+                    Step::Truncate(length) => self.context.truncate(&self.sequence, *length).unwrap(),
                 }
             }
         }
-        Some(&self.known[steps])
+        &self.known[steps]
     }
 }
 
@@ -143,6 +131,8 @@ pub enum Op {
     Drop(usize),
     /// For each part a sequence, a salt and a number of tokens; one decode.
     Decode(Vec<(usize, u32, u32)>),
+    /// The same, aborted after so many checks.
+    Abort(Vec<(usize, u32, u32)>, u32),
     Truncate(usize, u32),
     /// By so many tokens.
     GoBack(usize, u32),
@@ -160,10 +150,12 @@ pub fn program(most: u32) -> impl Strategy<Value = Vec<Op>> {
 
 fn op(most: u32) -> impl Strategy<Value = Op> {
     let who = 0..SLOTS as usize;
+    let parts = prop::collection::vec((who.clone(), 0..4u32, 1..=most), 1..4);
     prop_oneof![
         3 => Just(Op::New),
         2 => who.clone().prop_map(Op::Drop),
-        10 => prop::collection::vec((who.clone(), 0..4u32, 1..=most), 1..4).prop_map(Op::Decode),
+        10 => parts.clone().prop_map(Op::Decode),
+        3 => (parts, 0..400u32).prop_map(|(parts, checks)| Op::Abort(parts, checks)),
         2 => (who.clone(), any::<u32>()).prop_map(|(who, length)| Op::Truncate(who, length)),
         2 => (who.clone(), 1..5u32).prop_map(|(who, tokens)| Op::GoBack(who, tokens)),
         1 => who.clone().prop_map(Op::Clear),
@@ -214,6 +206,12 @@ impl<'a> Machine<'a> {
             }
             Op::Drop(who) => drop(self.live.swap_remove(at(who))),
             Op::Decode(ref parts) => self.decode(parts),
+            Op::Abort(ref parts, checks) => {
+                let abort = self.context.abort_handle();
+                abort.abort_after(checks);
+                self.decode(parts);
+                abort.reset();
+            }
             Op::Truncate(who, length) => {
                 let index = at(who);
                 self.truncate(index, length % (self.live[index].1.len() + 1));
@@ -362,10 +360,8 @@ impl<'a> Machine<'a> {
         let shared = (0..)
             .zip(&self.live)
             .any(|(other, (_, others))| other != index && others.cells.iter().any(|cell| history.cells.contains(cell)));
-        let first = self.context.span(sequence).unwrap().start;
         let expected = match moves {
-            // With fewer cells for the window llama.cpp does not shift at all.
-            true => Some(!self.has_state() && self.renumbers && first == 0 && !shared && !self.subject.forgets),
+            true => Some(!self.has_state() && self.renumbers && !shared && self.window == 0),
             false if discard.is_empty() => Some(true),
             false => self.goes_back(index, discard.start),
         };
@@ -400,7 +396,7 @@ impl<'a> Machine<'a> {
             let (sequence, history) = &mut self.live[index];
             let slot = match batch.prompt(sequence, &tokens) {
                 Ok(slot) => slot,
-                Err(PushError::SequenceFull { .. }) => continue,
+                Err(PushError::SequenceFull { .. } | PushError::BatchFull { .. }) => continue,
                 Err(error) => panic!("a push: {error}"),
             };
             rows[index] += count;
@@ -412,6 +408,7 @@ impl<'a> Machine<'a> {
         if outputs.is_empty() {
             return;
         }
+        let (has_state, forgets) = (self.has_state(), self.window > 0);
         let got = match self.context.decode(&mut batch) {
             Ok(got) => got,
             Err(DecodeError::NoSlot { .. }) if self.window > 0 => {
@@ -420,11 +417,23 @@ impl<'a> Machine<'a> {
                 }
                 return;
             }
+            Err(DecodeError::Aborted { damaged }) => {
+                for ((index, (sequence, history)), before) in self.live.iter_mut().enumerate().zip(before) {
+                    *history = before;
+                    assert_eq!(sequence.is_damaged(), damaged.contains(&sequence.id()));
+                    if sequence.is_damaged() {
+                        assert!(rows[index] > 0, "a sequence that was not in the batch");
+                        assert!(has_state || forgets, "a memory that goes back anywhere");
+                        self.context.clear(sequence).unwrap();
+                        history.clear();
+                    }
+                }
+                return;
+            }
             Err(error) => panic!("a decode: {error}"),
         };
         for (slot, steps) in outputs {
-            let Some(want) = self.oracle.logits(&steps) else { continue };
-            let got = got.get(slot).unwrap();
+            let (got, want) = (got.get(slot).unwrap(), self.oracle.logits(&steps));
             let shifted = steps.iter().any(|step| matches!(step, Step::Shift(_)));
             match self.subject.tolerance[usize::from(shifted)] {
                 None => assert!(got == want, "not bit for bit, error {:e}", nmse(got, want)),
