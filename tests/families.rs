@@ -829,8 +829,8 @@ fn diffusion_state_is_refused() {
 }
 
 #[test]
-fn t5_state_is_refused() {
-    state::is_refused(Family::T5);
+fn t5_state_survives_restore() {
+    state::encoded_survive_restore();
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! of the old one. So the texts are remembered here by sequence, not by slot.
 #![forbid(unsafe_code)]
 
-use crate::error::{DecodeError, PushError};
+use crate::error::{DecodeError, PushError, StateError};
 use crate::id::SeqId;
 use crate::pool::Lease;
 
@@ -72,6 +72,34 @@ impl Encoded {
         text.tokens.extend(tokens);
     }
 
+    /// What a saved state has of a sequence before its memory: how many tokens its text has, and which.
+    pub(crate) fn to_bytes(&self, id: SeqId) -> Vec<u8> {
+        let tokens = self.text(id).map_or(&[][..], |text| &text.tokens);
+        let numbers = std::iter::once(tokens.len() as i32).chain(tokens.iter().copied());
+        numbers.flat_map(i32::to_ne_bytes).collect()
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote, and gives what follows it.
+    pub(crate) fn from_bytes(bytes: &[u8], vocabulary: u32) -> Result<(Vec<i32>, &[u8]), StateError> {
+        let malformed = |what| StateError::Malformed { at: 0, what };
+        let (count, rest) = bytes.split_first_chunk().ok_or(malformed("tokens of the encoder's text"))?;
+        let count = usize::try_from(u32::from_ne_bytes(*count)).ok().and_then(|count| count.checked_mul(4));
+        let split = count.and_then(|count| rest.split_at_checked(count));
+        let (tokens, rest) = split.ok_or(malformed("tokens of the encoder's text"))?;
+        let tokens: Vec<_> = tokens.as_chunks().0.iter().map(|token| i32::from_ne_bytes(*token)).collect();
+        match tokens.iter().all(|token| (0..i64::from(vocabulary)).contains(&i64::from(*token))) {
+            true => Ok((tokens, rest)),
+            false => Err(malformed("a token of the encoder's text")),
+        }
+    }
+
+    /// A restored sequence has its text, but is in no encoding.
+    pub(crate) fn restore(&mut self, id: SeqId, tokens: Vec<i32>) {
+        if let Some(text) = self.texts.get_mut(id.slot as usize) {
+            *text = Text { of: Some(id), tokens, current: false };
+        }
+    }
+
     /// A fork has its parent's text, but is not in the encoding, which knows the parent's slot alone.
     pub(crate) fn fork(&mut self, from: SeqId, to: SeqId) {
         let Some(text) = self.text(from) else { return };
@@ -126,6 +154,24 @@ mod tests {
         }
         a.set_length(0);
         assert_eq!(encoded.check_encode(&a, [5].into_iter()), Ok(()));
+    }
+
+    #[test]
+    fn a_restored_sequence_has_its_text_and_no_encoding() {
+        let mut pool = Pool::new(ContextId::next(), 2);
+        let (old, new) = (pool.lease().unwrap(), pool.lease().unwrap());
+        let mut encoded = Encoded::new(2);
+        encoded.add(old.id(), [1, 2].into_iter());
+        let bytes = [encoded.to_bytes(old.id()), vec![9]].concat();
+        let (tokens, rest) = Encoded::from_bytes(&bytes, 3).unwrap();
+        assert_eq!((tokens.as_slice(), rest), (&[1, 2][..], &[9][..]));
+        assert!(Encoded::from_bytes(&bytes, 2).is_err(), "2 is no token");
+        assert!((0..12).all(|length| Encoded::from_bytes(&bytes[..length], 3).is_err()));
+        encoded.restore(new.id(), tokens);
+        new.set_length(1);
+        assert!(!encoded.has(new.id()));
+        assert!(encoded.check_encode(&new, [1].into_iter()).is_err());
+        assert!(encoded.check_encode(&new, [1, 2].into_iter()).is_ok());
     }
 
     #[test]

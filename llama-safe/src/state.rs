@@ -11,6 +11,7 @@ use llama_sys as sys;
 
 use crate::backend;
 use crate::context::Context;
+use crate::encoded::Encoded;
 use crate::error::StateError;
 use crate::limits::{KvLayout, MemoryKind};
 use crate::log;
@@ -151,6 +152,8 @@ impl Context {
     /// A shift or fork that no decode has carried out yet is carried out first, by computing one token in a free
     /// sequence; the outputs of the last decode are gone then.
     ///
+    /// Of an encoder-decoder the text that the sequence was encoded with is saved, not the encoding.
+    ///
     /// ```
     /// # use llama_safe::{Context, ContextParams, Model, ModelParams, State, Token};
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -202,6 +205,9 @@ impl Context {
     /// must have the same model, the same [`KvType`](crate::KvType) and the same flash attention. The first restore of a
     /// context computes one token, to learn how states are laid out there.
     ///
+    /// A restored sequence of an encoder-decoder must be [encoded](Self::encode) with its text before it is decoded, as a
+    /// fork must; so must the others, whose encoding that replaces anyway.
+    ///
     /// # Errors
     ///
     /// [`StateError`]: the state does not fit this context, or there is no room for it. Nothing is restored then.
@@ -232,21 +238,23 @@ impl Context {
         check_kv(&layout, &state.header.conditions)?;
         let mut checked = Vec::with_capacity(state.sequences.len());
         for entry in &state.header.entries {
-            let bytes = &state.bytes[entry.bytes.clone()];
+            let (text, bytes) = self.text_of(&state.bytes[entry.bytes.clone()], entry)?;
             checked.push(match entry.length {
-                0 if bytes.is_empty() => Bodies::new(),
+                0 if bytes.is_empty() => (text, bytes, Bodies::new()),
                 0 => return Err(StateError::Malformed { at: 0, what: "the end" }),
-                _ => layout.check(bytes, self.facts(entry.length, entry.placed))?,
+                _ => (text, bytes, layout.check(bytes, self.facts(entry.length, entry.placed))?),
             });
         }
         self.last = None;
         let mut sequences = Vec::with_capacity(checked.len());
-        for (entry, bodies) in state.header.entries.iter().zip(checked) {
+        for (entry, (text, bytes, bodies)) in state.header.entries.iter().zip(checked) {
             let restored = self.new_sequence().map_err(StateError::from).and_then(|sequence| {
                 if entry.length > 0 {
-                    let bytes = &state.bytes[entry.bytes.clone()];
                     let native = layout.to_native(bytes, &bodies, self.streams(), sequence.id().slot());
                     self.put(sequence.lease(), &native, entry)?;
+                }
+                if let Some(encoded) = self.encoded.as_mut().filter(|_| entry.length > 0) {
+                    encoded.restore(sequence.id(), text);
                 }
                 Ok(sequence)
             });
@@ -263,6 +271,14 @@ impl Context {
         Ok(sequences)
     }
 
+    /// The text that a sequence was encoded with, and what it has in memory; no text where nothing is encoded first.
+    fn text_of<'bytes>(&self, bytes: &'bytes [u8], entry: &Entry) -> Result<(Vec<i32>, &'bytes [u8]), StateError> {
+        match self.encoded {
+            Some(_) if entry.length > 0 => Encoded::from_bytes(bytes, self.limits.vocabulary()),
+            _ => Ok((Vec::new(), bytes)),
+        }
+    }
+
     fn save_leases(&mut self, leases: &[Arc<Lease>]) -> Result<State, StateError> {
         self.can_have_states()?;
         self.reclaim();
@@ -273,7 +289,10 @@ impl Context {
         let mut sequences = Vec::with_capacity(leases.len());
         for lease in leases {
             let (length, slot) = (lease.length(), lease.id().slot());
-            let bytes = if length == 0 { Vec::new() } else { self.portable(lease)? };
+            let mut bytes = if length == 0 { Vec::new() } else { self.portable(lease)? };
+            if let Some(encoded) = self.encoded.as_ref().filter(|_| length > 0) {
+                bytes = [encoded.to_bytes(lease.id()), bytes].concat();
+            }
             sequences.push(Saved { length, slot, placed: placed(lease), bytes });
         }
         let (bytes, header) = snapshot::write(self.conditions(), &sequences);
@@ -284,9 +303,6 @@ impl Context {
     fn can_have_states(&self) -> Result<(), StateError> {
         if self.memory().is_none() {
             return Err(StateError::NoMemory);
-        }
-        if self.model().is_encoder_decoder() {
-            return Err(self.unsupported("what its encoder left is not part of a state"));
         }
         if self.model().fingerprint().is_none() {
             return Err(self.unsupported("nothing tells this model from others"));
@@ -428,9 +444,20 @@ impl Context {
     /// Computes one token at the end of a sequence, without counting it. False where there is no cell for it; what was
     /// put off is carried out all the same.
     fn compute_one(&mut self, lease: &Lease) -> Result<bool, StateError> {
+        // The decoder's token must see an encoded text: masked from all of them, it leaves NaN in its cell.
+        if let Some(encoded) = &mut self.encoded {
+            encoded.replace();
+            self.call_with_one(lease, Call::Encode)?;
+        }
+        self.call_with_one(lease, Call::Decode)
+    }
+
+    /// One token at the end of a sequence for one of llama.cpp's computations. False where there is no cell for it.
+    fn call_with_one(&mut self, lease: &Lease, call: Call) -> Result<bool, StateError> {
         self.last = None;
         let (mut token, mut position, mut slot) = (0i32, lease.length() as i32, lease.slot());
-        let (mut count, mut output) = (1i32, i8::from(self.limits.has_embeddings()));
+        let all_outputs = call == Call::Encode || self.limits.has_embeddings();
+        let (mut count, mut output) = (1i32, i8::from(all_outputs));
         let mut slots = &raw mut slot;
         let batch = sys::llama_batch {
             n_tokens: 1,
@@ -444,18 +471,23 @@ impl Context {
         // It is one token: nobody waits for it long, and nothing is left half done.
         let deferred = self.abort.deferred.swap(true, Ordering::Relaxed);
         log::forget_errors();
-        let call = || {
+        let function = match call {
+            Call::Encode => sys::guard_llama_encode,
+            Call::Decode => sys::guard_llama_decode,
+        };
+        let compute = || {
             sys::guarded(0, |result, error| {
                 // SAFETY: the context lives. Each column has one element, and all of them outlive the call. The slot is
                 // below `n_seq_max`, the position follows the sequence's last and is below its limit, and llama.cpp
                 // refuses token 0 where a vocabulary has none.
-                unsafe { sys::guard_llama_decode(result, error, self.as_ptr(), batch) }
+                unsafe { function(result, error, self.as_ptr(), batch) }
             })
         };
         // Reserving walks through the model's adapters, which another thread may be loading or freeing.
-        let result = if self.steering.reserve_pending { self.model().exclusively(call) } else { call() };
+        let result = if self.steering.reserve_pending { self.model().exclusively(compute) } else { compute() };
         self.steering.reserve_pending &= result != Ok(0);
-        let computed = matches!(result, Ok(0 | 1));
+        // Encoding carries out nothing that waits.
+        let computed = call == Call::Decode && matches!(result, Ok(0 | 1));
         self.abort.deferred.store(deferred && !computed, Ordering::Relaxed);
         self.copies_wait &= !computed;
         match result {
@@ -530,6 +562,13 @@ impl Context {
         }
         Ok(())
     }
+}
+
+/// Which of llama.cpp's two computations.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Encode,
+    Decode,
 }
 
 /// What a saved sequence has of [`Lease::set_placed`].
