@@ -25,6 +25,8 @@ mod schedules;
 mod scratch;
 #[path = "families/state.rs"]
 mod state;
+#[path = "families/table.rs"]
+mod table;
 #[path = "families/transaction.rs"]
 mod transaction;
 
@@ -841,4 +843,9 @@ fn t5encoder_state_is_refused() {
 #[test]
 fn qwen2vl_state_with_pictures_survives_restore() {
     state::pictures_survive_restore();
+}
+
+#[test]
+fn table_names_every_family_and_tests_that_exist() {
+    table::names_every_family_and_tests_that_exist();
 }
