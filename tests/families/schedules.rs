@@ -109,7 +109,7 @@ pub fn any_schedule_equals_single(which: Family) {
     let alone_params = exact_params().context_tokens(256);
     let want = texts.iter().map(|text| alone(&model, &alone_params, text)).collect();
     let known = Known { texts, want };
-    let cases = if is_leak_check() { 2 } else { 24 };
+    let cases = if is_leak_check() { 2 } else { 12 };
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let rng = proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha);
     TestRunner::new_with_rng(config, rng)
