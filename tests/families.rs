@@ -345,6 +345,11 @@ fn hybrid_any_schedule_equals_single() {
 }
 
 #[test]
+fn hybrid_windows_share_no_cells() {
+    schedules::windows_beside_states_share_no_cells();
+}
+
+#[test]
 fn hybrid_remembers_its_first_token() {
     equivalence::remembers_its_first_token(Family::Hybrid);
 }
