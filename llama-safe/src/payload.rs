@@ -514,3 +514,182 @@ impl Checker<'_> {
         if tensor.number.are_tame(bytes) { Ok(()) } else { Err(StateError::NotFinite { at }) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes as llama.cpp writes them.
+    #[derive(Default)]
+    struct Written(Vec<u8>);
+
+    impl Written {
+        fn u32(mut self, number: u32) -> Self {
+            self.0.extend_from_slice(&number.to_ne_bytes());
+            self
+        }
+
+        fn row(mut self, number: Number, row: u64, cells: u64) -> Self {
+            self = self.u32(number.ggml() as u32);
+            self.0.extend_from_slice(&row.to_ne_bytes());
+            self.0.resize(self.0.len() + (row * cells) as usize, 0x11);
+            self
+        }
+
+        fn transposed(mut self, number: Number, width: u64, cells: u64) -> Self {
+            self = self.u32(number.ggml() as u32).u32(number.bytes() as u32).u32(width as u32);
+            self.0.resize(self.0.len() + (number.bytes() * width * cells) as usize, 0x22);
+            self
+        }
+
+        /// A KV cache of two layers, in which the sequence has these positions.
+        fn attention(mut self, shape: Shape, streams: u32, slot: u32, positions: &[u32]) -> Self {
+            let cells = positions.len() as u64;
+            self = self.u32(streams);
+            let stream = if streams == 1 { 0 } else { slot };
+            for index in 0..streams {
+                self = self.u32(if index == stream { cells as u32 } else { 0 });
+                if index != stream {
+                    continue;
+                }
+                for position in positions {
+                    self = self.u32(*position).u32(1);
+                    if shape.extended {
+                        self = self.u32(*position).u32(*position).u32(7);
+                    }
+                    self = self.u32(slot);
+                }
+                self = self.u32(u32::from(shape.transposed)).u32(2).u32(0).u32(0);
+                self = self.row(Number::F16, 12, cells).row(Number::F32, 8, cells);
+                self = match (shape.values, shape.transposed) {
+                    (false, _) => self,
+                    (true, false) => self.row(Number::F16, 4, cells).row(Number::Bf16, 8, cells),
+                    (true, true) => self.transposed(Number::F16, 4, cells).transposed(Number::F32, 5, cells),
+                };
+            }
+            self
+        }
+
+        /// A recurrent state of two of three layers.
+        fn recurrent(self, last: u32) -> Self {
+            let meta = self.u32(1).u32(last).u32(0).u32(0).u32(3);
+            let rows = meta.row(Number::F32, 8, 1).row(Number::F32, 8, 1);
+            rows.row(Number::F32, 16, 1).row(Number::F32, 16, 1)
+        }
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    struct Shape {
+        extended: bool,
+        transposed: bool,
+        values: bool,
+    }
+
+    const SHAPES: [Shape; 5] = [
+        Shape { extended: false, transposed: false, values: true },
+        Shape { extended: false, transposed: true, values: true },
+        Shape { extended: true, transposed: false, values: true },
+        Shape { extended: false, transposed: false, values: false },
+        Shape { extended: true, transposed: true, values: false },
+    ];
+
+    fn facts(length: u32) -> Facts {
+        Facts { length, placed_end: 0, lead: 0, cells: 256, vocabulary: 100, windowed: true }
+    }
+
+    /// What a sequence of five tokens has in a memory of this shape, with a window of three and a recurrent state.
+    fn native(shape: Shape, streams: u32, slot: u32) -> Vec<u8> {
+        let start = Written::default().u32(MAGIC).u32(slot);
+        let whole = start.attention(shape, streams, slot, &[3, 0, 4, 1, 2]);
+        whole.attention(shape, streams, slot, &[2, 4, 3]).recurrent(4).0
+    }
+
+    #[test]
+    fn a_state_fits_any_slot_and_any_number_of_streams() {
+        for shape in SHAPES {
+            for (streams, slot) in [(1, 0), (1, 7), (2, 0), (4, 3)] {
+                let written = native(shape, streams, slot);
+                let (layout, bodies) = Layout::learn(&written, streams, slot, facts(5)).expect("one reading");
+                let portable = layout.to_portable(&written, &bodies);
+                let bodies = layout.check(&portable, facts(5)).expect("its own");
+                let (other, _) = Layout::learn(&native(shape, 1, 0), 1, 0, facts(5)).expect("one reading");
+                assert_eq!(other, layout, "{shape:?}");
+                assert_eq!(portable[..], native(shape, 1, 0)[8..], "{shape:?}");
+                // llama.cpp looks for cells in every stream, and does not look at whose they are.
+                let again = layout.to_native(&portable, &bodies, 3, 0);
+                assert_eq!(again, native(shape, 3, 0), "{shape:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_in_no_way_is_not_learnt() {
+        let written = native(SHAPES[0], 2, 1);
+        let (layout, _) = Layout::learn(&written, 2, 1, facts(5)).unwrap();
+        assert!(Layout::learn(&written, 2, 0, facts(5)).is_none(), "another slot");
+        assert!(Layout::learn(&written, 1, 1, facts(5)).is_none(), "another number of streams");
+        assert!(Layout::learn(&written, 2, 1, facts(4)).is_none(), "another length");
+        for length in 0..written.len() {
+            let cut = Layout::learn(&written[..length], 2, 1, facts(5));
+            assert!(cut.is_none_or(|(cut, _)| cut != layout), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn every_number_that_is_no_weight_is_checked() {
+        for shape in SHAPES {
+            let written = native(shape, 1, 0);
+            let (layout, bodies) = Layout::learn(&written, 1, 0, facts(5)).unwrap();
+            let portable = layout.to_portable(&written, &bodies);
+            for at in (0..portable.len() - 4).step_by(4) {
+                let number = u32::from_ne_bytes(portable[at..at + 4].try_into().unwrap());
+                let weights = number == 0x1111_1111 || number == 0x2222_2222;
+                for other in [number.wrapping_add(1), number ^ 0x8000_0000, 0x7f80_7c00] {
+                    let mut forged = portable.clone();
+                    forged[at..at + 4].copy_from_slice(&other.to_ne_bytes());
+                    let passed = layout.check(&forged, facts(5)).is_ok();
+                    // Of the extended numbers of a cell, only the token is looked up anywhere.
+                    let place = shape.extended && number < 5 || shape.extended && number == 7 && other < 100;
+                    assert!(!passed || weights || place, "{shape:?}: {number:#x} to {other:#x} at {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pictures_repeat_positions_and_leave_holes() {
+        let shape = SHAPES[2];
+        let start = || Written::default().u32(MAGIC).u32(0);
+        let layout = |written: &[u8], facts| Layout::learn(written, 1, 0, facts).expect("one reading");
+        // Two tokens, a picture of three cells at position 2, which leads to 5; and then one with two tokens more.
+        let at_end = Facts { length: 5, placed_end: 5, lead: 2, windowed: false, ..facts(5) };
+        let within = Facts { length: 7, placed_end: 5, lead: 0, windowed: false, ..facts(7) };
+        for (facts, positions) in [(at_end, &[0, 1, 2, 2, 2][..]), (within, &[0, 1, 2, 2, 2, 5, 6])] {
+            let written = start().attention(shape, 1, 0, positions).0;
+            let (layout, bodies) = layout(&written, facts);
+            let portable = layout.to_portable(&written, &bodies);
+            assert!(layout.check(&portable, facts).is_ok());
+            let text = Facts { placed_end: 0, lead: 0, ..facts };
+            assert!(layout.check(&portable, text).is_err(), "without a picture nothing may repeat");
+            assert!(layout.check(&portable, Facts { cells: 3, ..facts }).is_err(), "more cells than there are");
+        }
+        // Only memories with positions of four numbers have pictures.
+        let written = start().attention(SHAPES[0], 1, 0, &[0, 1, 2, 3, 4]).0;
+        let (layout, bodies) = layout(&written, facts(5));
+        let portable = layout.to_portable(&written, &bodies);
+        assert!(layout.check(&portable, Facts { placed_end: 3, ..facts(5) }).is_err());
+    }
+
+    #[test]
+    fn numbers_that_would_reach_others_are_not_tame() {
+        let f32s = |number: f32| Number::F32.are_tame(&number.to_ne_bytes());
+        assert!([0.0, -0.0, 1.0, -65504.0, 9e29, f32::MIN_POSITIVE].into_iter().all(f32s));
+        assert!(![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, -2e30].into_iter().any(f32s));
+        let f16s = |bits: u16| Number::F16.are_tame(&bits.to_ne_bytes());
+        assert!([0, 0x8000, 0x3c00, 0x7bff, 0xfbff].into_iter().all(f16s));
+        assert!(![0x7c00, 0xfc00, 0x7e00, 0xffff].into_iter().any(f16s));
+        let bf16s = |bits: u16| Number::Bf16.are_tame(&bits.to_ne_bytes());
+        assert!([0, 0x3f80, 0xbf80, 0x7149].into_iter().all(bf16s));
+        assert!(![0x7f80, 0xff80, 0x7fc0, 0x7f7f].into_iter().any(bf16s));
+    }
+}
