@@ -8,7 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use batch_suite::{encoder, is_leak_check, params, tiny};
 use fixtures::{Llama, Weights};
 use llama_safe::{
-    Context, ContextParams, EmbedError, Embedder, EmbedderParams, LoadError, Model, ModelParams, Pooling, State, Token,
+    Context, ContextError, ContextParams, EmbedError, Embedder, EmbedderParams, LoadError, Model, ModelParams, Pooling,
+    State, Token,
 };
 
 /// Growth that is no leak: pages that the allocator keeps, and that the kernel counts late.
@@ -121,6 +122,22 @@ fn embedders() {
         embedder.context().abort_handle().abort_after(cycle % 50);
         assert!(matches!(embedder.embed_tokens(&texts), Err(EmbedError::Decode(_))));
     });
+}
+
+/// An assertion that fails while a context is made (bert.cpp:71) is an error, and what was made by then is freed.
+#[cfg(not(target_env = "msvc"))]
+#[test]
+fn contexts_that_fail_an_assertion() {
+    let _alone = alone_in_the_process();
+    let gguf = fixtures::Bert::tiny().gguf(Weights::F32, 1).unwrap();
+    let other = ModelParams::default().override_metadata("bert.attention.key_length", 129);
+    let model = Model::from_bytes(&gguf, &other).unwrap();
+    stays_flat("context, failed assertion", if is_leak_check() { 3 } else { 200 }, |_| {
+        let error = Context::new(&model, &small()).map(drop).unwrap_err();
+        let ContextError::Rejected { reason } = error else { panic!("{error}") };
+        assert!(reason.contains("GGML_ASSERT(n_embd_head == hparams.n_embd_head_k())"), "{reason}");
+    });
+    batch_suite::still_works(&mut Context::new(&tiny(Weights::F32), &batch_suite::exact_params()).unwrap());
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! How a model file may store its weights: the formats that ggml has, and which a tensor of a given name may have.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
+
 use crate::error::GgufError;
 use crate::gguf::{Header, Tensor};
 
@@ -86,6 +88,26 @@ fn check_needed(header: &Header) -> Result<(), GgufError> {
         // t5.cpp:146 and :305: the first layer's stand for all.
         "t5" => need("enc.blk.0.attn_rel_b.weight").and_then(|()| need("dec.blk.0.attn_rel_b.weight")),
         "t5encoder" => need("enc.blk.0.attn_rel_b.weight"),
+        // A layer with a part of an indexer is used as if it had all of it.
+        "glm-dsa" => {
+            const PARTS: [&str; 5] =
+                ["proj.weight", "attn_k.weight", "attn_q_b.weight", "k_norm.weight", "k_norm.bias"];
+            let names = header.tensors.iter().filter_map(|tensor| tensor.name.split_once(".indexer."));
+            let layers: BTreeSet<&str> = names.map(|(layer, _)| layer).chain(["blk.0"]).collect();
+            let parts = layers.iter().flat_map(|layer| PARTS.map(|part| format!("{layer}.indexer.{part}")));
+            parts.into_iter().try_for_each(|name| need(&name))
+        }
+        // A layer with a router has experts, in one of two forms (llama-model.cpp:3406).
+        "hy_v3" => {
+            let names = header.tensors.iter().map(|tensor| tensor.name.as_str());
+            let mut layers = names.filter_map(|name| name.strip_suffix(".ffn_gate_inp.weight"));
+            layers.try_for_each(|layer| match has(&format!("{layer}.ffn_gate_up_exps.weight")) {
+                true => Ok(()),
+                false => {
+                    ["ffn_gate_exps", "ffn_up_exps"].iter().try_for_each(|part| need(&format!("{layer}.{part}.weight")))
+                }
+            })
+        }
         _ => Ok(()),
     }
 }
@@ -150,6 +172,55 @@ fn is_matrix_format(format: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gguf::Value;
+
+    /// A file of this architecture with these tensors, all of F32.
+    fn checked(architecture: &str, names: &[&str]) -> Result<(), GgufError> {
+        let mut header = Header::default();
+        header.metadata.insert("general.architecture".to_owned(), Value::Text(architecture.to_owned()));
+        let tensor = |name: &&str| Tensor { name: (*name).to_owned(), shape: [8, 1, 1, 1], format: F32 };
+        header.tensors = names.iter().map(tensor).collect();
+        check(&header)
+    }
+
+    #[test]
+    fn what_is_used_is_there() {
+        let conv = ["blk.0.ssm_conv1d.weight", "blk.0.ssm_conv1d.bias", "blk.3.ssm_conv1d.weight"];
+        checked("mamba", &conv).unwrap();
+        let error = checked("nemotron_h", &conv).unwrap_err();
+        assert!(
+            matches!(&error, GgufError::MissingTensor { tensor, .. } if tensor == "blk.3.ssm_conv1d.bias"),
+            "{error}"
+        );
+        checked("t5encoder", &["enc.blk.0.attn_rel_b.weight"]).unwrap();
+        assert!(checked("t5", &["enc.blk.0.attn_rel_b.weight"]).is_err());
+        let router = "blk.1.ffn_gate_inp.weight";
+        checked("hy_v3", &[router, "blk.1.ffn_gate_up_exps.weight"]).unwrap();
+        checked("hy_v3", &[router, "blk.1.ffn_gate_exps.weight", "blk.1.ffn_up_exps.weight"]).unwrap();
+        assert!(checked("hy_v3", &[router, "blk.1.ffn_up_exps.weight"]).is_err());
+        let indexer = ["proj.weight", "attn_k.weight", "attn_q_b.weight", "k_norm.weight", "k_norm.bias"];
+        let indexer = indexer.map(|part| format!("blk.0.indexer.{part}"));
+        let indexer: Vec<&str> = indexer.iter().map(String::as_str).collect();
+        checked("glm-dsa", &indexer).unwrap();
+        assert!(checked("glm-dsa", &indexer[1..]).is_err());
+        // Without tensors there is nothing to be missed: all of them are made.
+        checked("t5", &[]).unwrap();
+    }
+
+    #[test]
+    fn formats_have_kernels() {
+        let format =
+            |name: &str, format: u32| check_format(&Tensor { name: name.to_owned(), shape: [256, 1, 1, 1], format });
+        for (name, good, bad) in [
+            ("blk.0.attn_q.weight", [0, 1, 8, 12, 30, 39], [9, 15, 24, 26, 27, 28]),
+            ("token_embd.weight", [0, 1, 2, 14, 30, 42], [9, 15, 24, 26, 27, 28]),
+            ("blk.0.attn_norm.weight", [0; 6], [1, 8, 24, 26, 28, 30]),
+            ("blk.0.attn_q.bias", [0; 6], [1, 8, 24, 26, 28, 30]),
+        ] {
+            assert!(good.iter().all(|number| format(name, *number).is_ok()), "{name}");
+            assert!(bad.iter().all(|number| format(name, *number).is_err()), "{name}");
+        }
+    }
 
     #[test]
     fn roles() {
