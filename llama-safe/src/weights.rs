@@ -88,6 +88,12 @@ fn check_needed(header: &Header) -> Result<(), GgufError> {
         // t5.cpp:146 and :305: the first layer's stand for all.
         "t5" => need("enc.blk.0.attn_rel_b.weight").and_then(|()| need("dec.blk.0.attn_rel_b.weight")),
         "t5encoder" => need("enc.blk.0.attn_rel_b.weight"),
+        // rwkv6-base.cpp:50 takes it for RWKV 6 by this tensor, and the norm of RWKV 6 is never loaded.
+        "rwkv6qwen2" => {
+            let names = header.tensors.iter().map(|tensor| tensor.name.as_str());
+            let mut layers = names.filter_map(|name| name.strip_suffix(".time_mix_first.weight"));
+            layers.try_for_each(|layer| need(&format!("{layer}.time_mix_ln.weight")))
+        }
         // A layer with a part of an indexer is used as if it had all of it.
         "glm-dsa" => {
             const PARTS: [&str; 5] =
