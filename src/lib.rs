@@ -1,6 +1,7 @@
 //! What the tests in `tests/` and the benchmarks in `benches/` share: models to run on, and the oracle, which is
 //! inference of one token at a time.
 
+pub mod architectures;
 mod edit;
 mod feed;
 mod models;

@@ -13,12 +13,13 @@ use crate::columns::BySlot;
 use crate::encoded::{self, Encoded};
 use crate::error::ContextError;
 use crate::id::{ContextId, FillId, SeqId};
-use crate::limits::{self, KvLayout, Limits, MemoryKind, Pooling};
+use crate::limits::{self, Fallback, KvLayout, Limits, MemoryKind, Pooling};
 use crate::log;
 use crate::model::Model;
 use crate::params::{ContextParams, FlashAttention, KvType};
 use crate::payload::Layout;
 use crate::pool::Pool;
+use crate::quirks::{self, Quirk};
 
 /// Room to compute in, and the memory of up to [`Limits::sequences`] sequences.
 ///
@@ -63,6 +64,8 @@ pub struct Context {
     pub(crate) copies_wait: bool,
     /// How llama.cpp lays out states of this context, once that was needed.
     pub(crate) layout: Option<Layout>,
+    /// What is known to be wrong with the architecture, unless that is asked for.
+    pub(crate) quirk: Option<&'static Quirk>,
     /// Last, so that it is dropped after the context's own `drop` has run.
     model: Model,
 }
@@ -94,9 +97,14 @@ impl Context {
         limits::check(&asked, max_sequences, sys::GGML_MAX_N_THREADS)?;
         check_model(model, params)?;
         check_rollback(model, params, asked.rollback_tokens)?;
+        let quirk = params.fallback.then(|| quirks::of(&model.architecture())).flatten();
+        let fallback = check_quirk(model, quirk, asked.sequences)?;
 
         let abort = Arc::new(Abort { checks_left: AtomicI64::new(NEVER), deferred: AtomicBool::new(false) });
-        let raw_params = raw_params(model, params, &asked, &abort);
+        let mut raw_params = raw_params(model, params, &asked, &abort);
+        if let Some(quirk) = quirk {
+            raw_params.n_ubatch = quirk.micro_batch_tokens(raw_params.n_ubatch, asked.sequences);
+        }
         log::forget_errors();
         let raw = model.exclusively(|| {
             sys::guarded(std::ptr::null_mut(), |result, error| {
@@ -114,8 +122,8 @@ impl Context {
         let memory = NonNull::new(unsafe { sys::llama_get_memory(raw.as_ptr()) });
         // The encoder of T5 alone has a cache that its computation neither fills nor reads; decoding would not tell
         // micro-batches and sequences apart (models/t5.cpp builds the same graph for both).
-        let memory = memory.filter(|_| model.has_decoder());
-        let limits = read_limits(raw, memory.is_some(), model, params);
+        let memory = memory.filter(|_| model.has_decoder() && !quirk.is_some_and(Quirk::is_encoder));
+        let limits = Limits { fallback, ..read_limits(raw, memory.is_some(), model, params) };
         let id = ContextId::next();
         let supports_rollback = limits.rollback_tokens == asked.rollback_tokens;
         let context = Self {
@@ -136,9 +144,16 @@ impl Context {
             steering: Steering::default(),
             copies_wait: false,
             layout: None,
+            quirk,
             model: model.clone(),
         };
         context.check_classifier(params.pooling)?;
+        let one_token = context.limits.fallback.is_some_and(|fallback| fallback.is_one_token_at_a_time());
+        if one_token && context.limits.has_embeddings() && context.limits.is_pooled() {
+            let reason =
+                "llama.cpp computes its batches wrong but for one token at a time, and pools each pass by itself";
+            return Err(ContextError::UnsupportedModel { architecture: model.architecture(), reason });
+        }
         if !supports_rollback {
             // llama.cpp makes a context without them (llama-context.cpp:108).
             return Err(no_rollback(model, "llama.cpp keeps no snapshots of its states"));
@@ -238,6 +253,25 @@ fn check_model(model: &Model, params: &ContextParams) -> Result<(), ContextError
         return Err(ContextError::PooledEncoder);
     }
     Ok(())
+}
+
+/// Refuses what llama.cpp computes wrong, or tells the slower way that is right.
+fn check_quirk(model: &Model, quirk: Option<&'static Quirk>, sequences: u32) -> Result<Option<Fallback>, ContextError> {
+    let architecture = model.architecture();
+    let tensors = model.shapes().into_iter().flat_map(|shapes| shapes.keys().map(String::as_str));
+    if quirks::is_torn(&architecture, tensors) {
+        let reason = "it has the tensor time_mix_first, with which llama.cpp takes it for another";
+        return Err(ContextError::UnsupportedModel { architecture, reason });
+    }
+    let Some(quirk) = quirk else { return Ok(None) };
+    if quirk.refuses(sequences) {
+        return Err(ContextError::OneSequence { architecture, got: sequences, reason: quirk.wrong() });
+    }
+    let fallback = quirk.fallback(sequences);
+    if let Some(fallback) = fallback {
+        log::warn(&format!("llama.cpp computes batches of {architecture} wrong: {fallback}"));
+    }
+    Ok(fallback)
 }
 
 /// Whether sequences have a recurrent state.
@@ -359,6 +393,7 @@ fn read_limits(raw: NonNull<sys::llama_context>, has_memory: bool, model: &Model
             kv_layout: kv_layout(model, params),
             encodes_first: model.is_encoder_decoder(),
             output_head: has_memory || model.is_diffusion(),
+            fallback: None,
         }
     }
 }
@@ -367,7 +402,8 @@ fn read_limits(raw: NonNull<sys::llama_context>, has_memory: bool, model: &Model
 fn kv_layout(model: &Model, params: &ContextParams) -> KvLayout {
     // Embeddings: see `raw_params`. Relative positions and attention to an encoder's output are not made for more than one
     // stream of cells: they assert it (llama-graph.cpp:1093, llama-kv-cache.cpp:1806).
-    if params.embeddings || model.has_encoder() { KvLayout::Unified } else { params.kv_layout }
+    let shares = params.fallback && quirks::of(&model.architecture()).is_some_and(Quirk::is_unified);
+    if params.embeddings || model.has_encoder() || shares { KvLayout::Unified } else { params.kv_layout }
 }
 
 /// Whether layers with a sliding window share cells: then a batch has to be one micro-batch.

@@ -571,6 +571,16 @@ pub enum ContextError {
         /// What is missing.
         reason: &'static str,
     },
+    /// An architecture that llama.cpp computes wrong as soon as there are several sequences.
+    #[error("models of architecture {architecture} can have one sequence, not {got}: {reason}")]
+    OneSequence {
+        /// The model's `general.architecture`.
+        architecture: String,
+        /// Sequences that were asked for.
+        got: u32,
+        /// What llama.cpp does wrong.
+        reason: &'static str,
+    },
     /// Pooling by rank for a model that is no reranker.
     #[error(
         "this model's pooling is not by rank, and that cannot be asked for: it takes a head that the model has not"

@@ -1,5 +1,7 @@
 //! The numbers of a context, as llama.cpp settled them when it was made.
 
+use std::fmt;
+
 use crate::error::ContextError;
 
 /// How the cells of the KV cache are shared out.
@@ -65,6 +67,52 @@ pub struct Limits {
     /// Whether the graph has an output head.
     pub(crate) output_head: bool,
     pub(crate) rollback_tokens: u32,
+    pub(crate) fallback: Option<Fallback>,
+}
+
+/// A slower way that is in force, since llama.cpp computes this architecture's batches wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fallback {
+    /// What is wrong.
+    pub(crate) wrong: &'static str,
+    pub(crate) way: Way,
+}
+
+/// What is done instead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// Every row gives an output, asked for or not.
+    AllOutputs,
+    /// Passes of one token of each sequence, every one with an output.
+    OneToken,
+    /// Passes of one token, which takes shared cells: llama.cpp cuts the others sequence by sequence, whatever the micro-batch
+    /// (`split_equal` in llama-batch.cpp).
+    OneTokenShared,
+}
+
+impl Fallback {
+    /// What llama.cpp does wrong with this architecture.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        self.wrong
+    }
+
+    /// Whether a pass computes no more than one token of each sequence: right, and for prompts as slow as without batches.
+    #[must_use]
+    pub fn is_one_token_at_a_time(&self) -> bool {
+        matches!(self.way, Way::OneToken | Way::OneTokenShared)
+    }
+}
+
+impl fmt::Display for Fallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let instead = match self.way {
+            Way::AllOutputs => "every row gives an output, asked for or not",
+            Way::OneToken => "a pass computes one token of each sequence",
+            Way::OneTokenShared => "a pass computes one token, and all sequences share their cells",
+        };
+        write!(f, "{}; instead, {instead}", self.wrong)
+    }
 }
 
 impl Limits {
@@ -111,6 +159,13 @@ impl Limits {
     #[must_use]
     pub fn micro_batch_tokens(&self) -> u32 {
         self.micro_batch_tokens
+    }
+
+    /// The slower way that is in force where llama.cpp computes this architecture's batches wrong; `None` for most. What is
+    /// known is in `docs/architectures.md` of this project.
+    #[must_use]
+    pub fn fallback(&self) -> Option<&Fallback> {
+        self.fallback.as_ref()
     }
 
     /// Sequences that can live at a time (`n_seq_max`).

@@ -93,6 +93,11 @@ fn record(level: sys::ggml_log_level, text: &str) {
     });
 }
 
+/// A warning of this crate's own, beside those of llama.cpp.
+pub(crate) fn warn(line: &str) {
+    emit(sys::GGML_LOG_LEVEL_WARN, line);
+}
+
 #[cfg(feature = "tracing")]
 fn emit(level: sys::ggml_log_level, line: &str) {
     match level {

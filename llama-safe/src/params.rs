@@ -135,6 +135,7 @@ pub struct ContextParams {
     pub(crate) flash_attention: FlashAttention,
     pub(crate) rollback_tokens: u32,
     pub(crate) keep_past_window: bool,
+    pub(crate) fallback: bool,
 }
 
 impl Default for ContextParams {
@@ -155,6 +156,7 @@ impl Default for ContextParams {
             flash_attention: FlashAttention::default(),
             rollback_tokens: 0,
             keep_past_window: true,
+            fallback: true,
         }
     }
 }
@@ -269,6 +271,20 @@ impl ContextParams {
     #[must_use]
     pub fn keep_past_window(mut self, keep: bool) -> Self {
         self.keep_past_window = keep;
+        self
+    }
+
+    /// Leaves llama.cpp as it is where it is known to compute something else than asked. For the comparison that finds such
+    /// places, and for nothing else.
+    ///
+    /// # Safety
+    ///
+    /// A context of these parameters computes wrong outputs, reads them where nothing was written, or ends the process, where
+    /// [`known_faults`](crate::known_faults) names the model's architecture.
+    #[doc(hidden)]
+    #[must_use]
+    pub unsafe fn without_fallback(mut self) -> Self {
+        self.fallback = false;
         self
     }
 

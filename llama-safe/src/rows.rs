@@ -103,7 +103,10 @@ impl Rows {
                 width: limits.input_width(),
                 positions_per_embedding: limits.positions_per_embedding,
                 has_memory: limits.memory() != MemoryKind::None,
-                outputs_all: limits.has_embeddings() || for_encoder || limits.memory() == MemoryKind::None,
+                outputs_all: limits.has_embeddings()
+                    || for_encoder
+                    || limits.memory() == MemoryKind::None
+                    || limits.fallback().is_some(),
                 pools_one_batch: limits.has_embeddings() && !matches!(limits.pooling(), Pooling::None | Pooling::Last),
             },
             columns: Columns {
@@ -390,6 +393,7 @@ mod tests {
             kv_layout: KvLayout::Split,
             encodes_first: false,
             output_head: true,
+            fallback: None,
             rollback_tokens: 0,
         }
     }

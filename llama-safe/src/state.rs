@@ -175,6 +175,9 @@ impl Context {
         if self.memory().is_none() {
             return Err(StateError::NoMemory);
         }
+        if let Some(quirk) = self.quirk.filter(|quirk| !quirk.has_states()) {
+            return Err(self.unsupported(quirk.wrong()));
+        }
         if self.model().fingerprint().is_none() {
             return Err(self.unsupported("nothing tells this model from others"));
         }

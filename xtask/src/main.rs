@@ -1,6 +1,7 @@
 //! `cargo xtask`: what a fresh clone needs, in one command each. It sets up what the build needs, runs the demo, and runs
 //! every check of the project.
 
+mod architectures;
 mod cargo;
 mod checks;
 mod demo;
@@ -69,6 +70,11 @@ enum Task {
         #[arg(long, default_value_t = 0)]
         first: u64,
     },
+    /// Compare batches with one-at-a-time inference on a tiny model of every architecture, and write docs/architectures.md.
+    ///
+    /// Fails where llama.cpp computes an architecture wrong that the safe layer does not know of, or right what it works
+    /// around.
+    Architectures,
 }
 
 fn main() -> ExitCode {
@@ -78,6 +84,7 @@ fn main() -> ExitCode {
         Task::Test => checks::run(),
         Task::Leaks => leaks::run(),
         Task::FuzzGguf { count, first } => fuzz::run(count, first),
+        Task::Architectures => architectures::run(),
     };
     result.unwrap_or_else(|error| {
         // Not eprintln!, which panics where standard error is closed.

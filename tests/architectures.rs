@@ -1,0 +1,94 @@
+//! Every architecture: batches against one token at a time, and the safe layer's table of what llama.cpp gets wrong.
+
+use std::path::Path;
+
+use batch_suite::architectures::{self, compare_all, contradictions};
+use batch_suite::{is_leak_check, params, prompt};
+use fixtures::ARCHITECTURES;
+use llama_safe::{Context, ContextError, KvLayout, LoadError, MemoryKind, Model, ModelParams};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_architectures");
+
+/// In either direction: an architecture that is wrong and not in the table, and one that is in the table and right.
+#[test]
+fn the_table_of_faults_is_what_a_comparison_finds() {
+    // One of each kind of memory, and of each remedy, are enough for a checker of memory.
+    let some = ["llama", "mamba", "jamba", "bert", "cogvlm", "plamo2"];
+    let names = if is_leak_check() { &some } else { ARCHITECTURES };
+    let pairs = compare_all(Path::new(PROGRAM), names, |_| {}).unwrap();
+    assert_eq!(pairs.len(), names.len());
+    let against: Vec<String> = pairs.iter().flat_map(contradictions).collect();
+    assert!(against.is_empty(), "{against:#?}");
+}
+
+#[test]
+fn every_name_is_llama_cpps() {
+    for name in ARCHITECTURES.iter().chain(&["no-such"]) {
+        let made = Model::generate(
+            &fixtures::architecture(name).header(),
+            &ModelParams::default().vocab_only(true),
+            |_, _| {},
+        );
+        let known =
+            !matches!(made, Err(LoadError::Rejected { reason }) if reason.contains("unknown model architecture"));
+        assert_eq!(known, *name != "no-such", "{name}");
+    }
+    for (name, _) in llama_safe::known_faults() {
+        assert!(ARCHITECTURES.contains(&name), "{name} is in the table of faults and in no list");
+    }
+}
+
+#[test]
+fn a_fallback_is_told() {
+    let model = architectures::architecture("chameleon").unwrap();
+    let context = Context::new(&model, &params().sequences(2).context_tokens(512)).unwrap();
+    let limits = context.limits();
+    let fallback = limits.fallback().expect("a fallback");
+    assert!(fallback.is_one_token_at_a_time() && fallback.reason().contains("pictures"), "{fallback}");
+    assert_eq!((limits.micro_batch_tokens(), limits.kv_layout()), (1, KvLayout::Unified));
+
+    let model = architectures::architecture("arwkv7").unwrap();
+    let fallback = |sequences| {
+        let context = Context::new(&model, &params().sequences(sequences).context_tokens(512)).unwrap();
+        context.limits().fallback().copied()
+    };
+    assert!(fallback(1).is_none());
+    assert!(fallback(2).unwrap().is_one_token_at_a_time());
+
+    let model = architectures::architecture("llama").unwrap();
+    assert!(Context::new(&model, &params()).unwrap().limits().fallback().is_none());
+}
+
+#[test]
+fn several_sequences_are_refused_where_llama_cpp_mixes_them() {
+    let model = architectures::architecture("plamo2").unwrap();
+    let error = Context::new(&model, &params().sequences(2).context_tokens(512)).unwrap_err();
+    assert!(matches!(error, ContextError::OneSequence { got: 2, .. }), "{error}");
+    assert!(Context::new(&model, &params().sequences(1).context_tokens(512)).is_ok());
+}
+
+#[test]
+fn a_llama_that_embeds_is_an_encoder() {
+    let model = architectures::architecture("llama-embed").unwrap();
+    let mut context = Context::new(&model, &params()).unwrap();
+    assert_eq!(context.limits().memory(), MemoryKind::None);
+    assert!(!context.limits().has_logits());
+    let sequence = context.new_sequence().unwrap();
+    let mut batch = context.new_batch();
+    batch
+        .extend(&sequence, &prompt(1, 4).iter().map(|token| llama_safe::Token(token.0 % 100)).collect::<Vec<_>>())
+        .unwrap();
+    assert!(context.decode(&mut batch).is_err());
+    assert!(context.encode(&mut batch).is_ok());
+}
+
+/// RWKV 6 on Qwen 2 has no `time_mix_first`; with it llama.cpp follows a null pointer (models/rwkv6-base.cpp:158).
+#[test]
+fn a_model_with_a_tensor_too_many_is_refused() {
+    let header = fixtures::architecture("rwkv6qwen2").header();
+    let fill =
+        |tensor: llama_safe::TensorShape<'_>, values: &mut [f32]| fixtures::fill(tensor.name, tensor.shape, values);
+    let model = Model::generate(&header, &ModelParams::default(), fill).unwrap();
+    let error = Context::new(&model, &params()).unwrap_err();
+    assert!(matches!(error, ContextError::UnsupportedModel { .. }), "{error}");
+}
