@@ -854,3 +854,8 @@ fn qwen2vl_state_with_pictures_survives_restore() {
 fn table_names_every_family_and_tests_that_exist() {
     table::names_every_family_and_tests_that_exist();
 }
+
+#[test]
+fn gemma_restored_state_goes_back_within_the_window() {
+    state::goes_back_within_the_window();
+}

@@ -23,7 +23,9 @@ impl Context {
     /// A shift or fork that no decode has carried out yet is carried out first, by computing one token in a free
     /// sequence; the outputs of the last decode are gone then.
     ///
-    /// Of an encoder-decoder the text that the sequence was encoded with is saved, not the encoding.
+    /// Of a layer with a sliding window only the window is saved, whatever
+    /// [`keep_past_window`](crate::ContextParams::keep_past_window) says: what is restored cannot go back past it. Of a recurrent
+    /// state the snapshots are not saved. Of an encoder-decoder the text that the sequence was encoded with is saved, not the encoding.
     ///
     /// ```
     /// # use llama_safe::{Context, ContextParams, Model, ModelParams, State, Token};

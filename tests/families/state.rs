@@ -3,7 +3,8 @@
 use batch_suite::{assert_equal, decode_alone, family, params, prompt};
 use fixtures::{Family, Weights};
 use llama_safe::{
-    Context, ContextParams, DecodeError, FlashAttention, KvLayout, KvType, Place, Sequence, State, StateError, Token,
+    Context, ContextParams, DecodeError, FlashAttention, KvLayout, KvType, MemoryError, Place, Sequence, State,
+    StateError, Token,
 };
 
 const LAYOUTS: [KvLayout; 2] = [KvLayout::Split, KvLayout::Unified];
@@ -69,6 +70,23 @@ pub fn survives_restore(which: Family) {
             drop(both);
             compare(decode_alone(&mut context, &texts[0]), &before, to);
         }
+    }
+}
+
+/// A state has the last 8 tokens in the layers with a window, also from a context that keeps all of them, and into one.
+pub fn goes_back_within_the_window() {
+    let text = prompt(1, 40);
+    for keeps in [[true, true], [true, false], [false, true]] {
+        let [from, to] = keeps.map(|keeps| settings(KvLayout::Split, 2).keep_past_window(keeps));
+        let (mut context, sequences) = filled(Family::Gemma, &from, std::slice::from_ref(&text));
+        let state = context.save(&sequences[0]).expect("a state");
+        let mut context = Context::new(&family(Family::Gemma, Weights::F32), &to).expect("a context");
+        let restored = context.restore(&state).expect("a sequence");
+        assert!(matches!(context.truncate(&restored, 38), Err(MemoryError::CannotTruncate { .. })), "{keeps:?}");
+        context.truncate(&restored, 39).expect("the window of the next token is there");
+        let got = go_on(&mut context, &restored, &[Token(17)]);
+        let want = decode_alone(&mut context, &[&text[..39], &[Token(17)]].concat());
+        assert_equal(&got[0], &want[39], 1e-6, &format!("{keeps:?}"));
     }
 }
 
