@@ -104,3 +104,18 @@ fn what_is_found_is_printed() {
     assert!(text.contains("several sequences in one batch   equal (error "), "{text}");
     assert!(text.contains("a truncated sequence             not possible: "), "{text}");
 }
+
+#[test]
+fn what_is_computed_wrong_is_found() {
+    let model = batch_suite::architectures::architecture("cogvlm").unwrap();
+    let params = exact(KvLayout::Split);
+    // Outputs of some rows and not of others are taken from the wrong rows (models/cogvlm.cpp:150).
+    // SAFETY: wrong outputs, but all of them written: the fault is known.
+    let raw = unsafe { params.clone().without_fallback() };
+    let found = verify(&model, &raw).unwrap();
+    assert!(!found.is_right(), "{found}");
+    assert!(matches!(found.outcome(Feature::Sequences), Some(Outcome::Different { error }) if *error > 0.1), "{found}");
+    assert!(is_equal(found.outcome(Feature::Prompt), 1e-6), "every row is an output: {found}");
+    let found = verify(&model, &params).unwrap();
+    assert!(found.is_right(), "with the fault corrected:\n{found}");
+}

@@ -133,7 +133,8 @@ fn load(path: Option<&Path>) -> Result<Model> {
         }
         None => Model::from_bytes(fixtures::STORIES, &params).context("the model that comes along")?,
     };
-    note(&format!("Model: {}, {} parameters", model.description(), model.parameters()));
+    let name = model.metadata_value("general.name").unwrap_or_else(|| "without a name".to_owned());
+    note(&format!("Model: {name}, {} parameters, {}", model.parameters(), model.description()));
     if path.is_none() {
         note("It is very small and knows little stories only. Give another with --model FILE.gguf.");
     }
