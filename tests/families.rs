@@ -90,6 +90,11 @@ fn t5encoder_keeps_nothing() {
 }
 
 #[test]
+fn gemma_abort_leaves_cells_in_order() {
+    transaction::an_abort_leaves_cells_in_order(Family::Gemma);
+}
+
+#[test]
 fn gemma_memory_programs() {
     memory::random_programs(Family::Gemma, 60);
 }

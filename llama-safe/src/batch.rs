@@ -314,7 +314,8 @@ impl Context {
         self.reclaim();
         self.last = None;
         let mix = self.mix(&batch.rows);
-        if mix.moves_cells && self.has_bystanders(&batch.rows) {
+        let waits = mix.loses_places || (mix.moves_cells && self.has_bystanders(&batch.rows));
+        if waits {
             if self.abort.is_requested() {
                 return Err(DecodeError::Aborted { damaged: Vec::new() });
             }
@@ -330,7 +331,7 @@ impl Context {
         } else {
             self.call(&mut batch.rows, call)
         };
-        if mix.moves_cells {
+        if waits {
             self.abort.deferred.store(false, Ordering::Relaxed);
         }
         match result {
@@ -406,13 +407,14 @@ impl Context {
         sys::guarded(0, |result, error| unsafe { function(result, error, context, raw) })
     }
 
-    /// What the batch does to the cells of recurrent states.
+    /// What the batch does to cells, where they are not each token's own.
     fn mix(&self, rows: &Rows) -> Mix {
-        if !self.has_state() {
+        let window = self.model().sliding_window();
+        if self.memory().is_none() || !(self.has_state() || window > 0) {
             return Mix::default();
         }
         let parts = rows.participants().iter().map(|participant| (participant.lease.slot(), participant.rows));
-        Mix::of(self.limits.memory(), self.limits.kv_layout(), self.limits.micro_batch_tokens(), parts)
+        Mix::of(self.limits.memory(), self.limits.kv_layout(), window, self.limits.micro_batch_tokens(), parts)
     }
 
     /// Whether a sequence that has no part in the batch holds anything.
@@ -444,10 +446,10 @@ impl Context {
             return damaged;
         }
         let Some(memory) = self.memory() else { return damaged };
-        if mix.moves_cells {
+        if mix.moves_cells || mix.loses_places {
             // Where states are is known no more, and which cells are empty: one that was to be zeroed counts as zeroed
-            // (llama-memory-recurrent.cpp:714). Only a whole memory is cleared of that. An abort has waited where this
-            // costs others than the batch's; a failure cannot.
+            // (llama-memory-recurrent.cpp:714); nor where the cells of a window go on. Only a whole memory is cleared of
+            // that. An abort has waited where this costs others than the batch's; a failure cannot.
             let _ = sys::guarded_unit(|error| {
                 // SAFETY: the memory lives as long as the context.
                 unsafe { sys::guard_llama_memory_clear(error, memory, true) }

@@ -471,9 +471,10 @@ pub struct AbortHandle {
 impl AbortHandle {
     /// Aborts the computation that runs, and every later one until [`reset`](Self::reset).
     ///
-    /// Two kinds of decode finish first, since what they leave half done could not be told from what is right: one that
+    /// Some decodes finish first, since what they leave half done could not be told from what is right: one that
     /// carries out a position shift, and one that computes recurrent states of several sequences in one pass while other
-    /// sequences have states as well. After one of the latter the next such decode is refused before it begins.
+    /// sequences have states as well, and one of several sequences with sliding windows whose slots do not follow one another.
+    /// After one of the latter the next such decode is refused before it begins.
     pub fn abort(&self) {
         self.abort_after(0);
     }

@@ -111,7 +111,7 @@ pub(crate) fn has_state(kind: MemoryKind) -> bool {
 /// llama.cpp's `LLAMA_MAX_SEQ`.
 const SLOTS: usize = 256;
 
-/// A batch, as far as it matters for the cells that hold recurrent states.
+/// A batch, as far as it matters for the cells that llama.cpp finds for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mix {
     /// Two of its sequences may be computed in one pass. llama.cpp then moves their states into neighbouring cells, and
@@ -119,15 +119,20 @@ pub(crate) struct Mix {
     /// before the pass; within it the numbers are copied, and empty cells in between zeroed. A pass that stops half way
     /// leaves wrong numbers to sequences that are not in it, and to ones to come.
     pub moves_cells: bool,
+    /// If it stops half way, the cells of a sequence whose turn had not come are looked for from another sequence's place
+    /// on (llama-kv-cache.cpp:824 takes the heads of the first streams for those of the batch). With a sliding window
+    /// the cells are out of order then, which costs a later batch what its first pass needs (:1196).
+    pub loses_places: bool,
     /// Every sequence has its last tokens in a pass after which no cell moves.
     pub keeps_snapshots: bool,
 }
 
 impl Mix {
-    /// The mix of a batch of `(slot, rows)` in any order; `passes_of` is `n_ubatch`.
+    /// The mix of a batch of `(slot, rows)` in any order; `micro_batch` is `n_ubatch`.
     pub(crate) fn of(
         kind: MemoryKind,
         layout: KvLayout,
+        window: u32,
         micro_batch: u32,
         parts: impl Iterator<Item = (i32, u32)> + Clone,
     ) -> Self {
@@ -140,12 +145,15 @@ impl Mix {
         }
         let count = parts.clone().count();
         let pairs = taken.windows(2).filter(|pair| pair[0] && pair[1]).count();
-        let moves_cells = count > 1 && (any_slots || pairs > 0);
+        let moves_cells = has_state(kind) && count > 1 && (any_slots || pairs > 0);
         let one_run = any_slots || pairs + 1 == count;
+        // The first pass has all of one run.
+        let all_at_first = one_run && count as u64 <= u64::from(micro_batch);
+        let loses_places = window > 0 && layout == KvLayout::Split && count > 1 && !all_at_first;
         let mut rows = parts.map(|(_, rows)| rows);
         let first = rows.next().unwrap_or(0);
         let one_pass = one_run && rows.all(|rows| rows == first) && first.saturating_mul(count as u32) <= micro_batch;
-        Self { moves_cells, keeps_snapshots: !moves_cells || one_pass }
+        Self { moves_cells, loses_places, keeps_snapshots: !moves_cells || one_pass }
     }
 
     /// How many tokens a sequence can go back after it was decoded with `rows` tokens, with `snapshots` kept for each.
@@ -246,8 +254,23 @@ mod tests {
     }
 
     fn mix(kind: MemoryKind, layout: KvLayout, micro_batch: u32, parts: &[(i32, u32)]) -> (bool, bool) {
-        let mix = Mix::of(kind, layout, micro_batch, parts.iter().copied());
+        let mix = Mix::of(kind, layout, 0, micro_batch, parts.iter().copied());
+        assert!(!mix.loses_places, "without a window");
         (mix.moves_cells, mix.keeps_snapshots)
+    }
+
+    #[test]
+    fn one_run_keeps_its_places() {
+        let loses = |layout, micro_batch, parts: &[(i32, u32)]| {
+            let mix = Mix::of(MemoryKind::Attention, layout, 8, micro_batch, parts.iter().copied());
+            assert!(!mix.moves_cells);
+            mix.loses_places
+        };
+        assert!(!loses(KvLayout::Split, 16, &[(3, 40)]));
+        assert!(!loses(KvLayout::Split, 16, &[(2, 9), (1, 40)]));
+        assert!(loses(KvLayout::Split, 16, &[(3, 9), (1, 40)]), "two runs");
+        assert!(loses(KvLayout::Split, 1, &[(2, 9), (1, 40)]), "a pass has room for one");
+        assert!(!loses(KvLayout::Unified, 16, &[(3, 9), (1, 40)]), "one stream");
     }
 
     #[test]
@@ -269,10 +292,10 @@ mod tests {
 
     #[test]
     fn snapshots_are_of_the_last_pass() {
-        let kept = Mix { moves_cells: false, keeps_snapshots: true };
+        let kept = Mix { keeps_snapshots: true, ..Mix::default() };
         let rollback: Vec<u32> = (1..7).map(|rows| kept.rollback(rows, 3)).collect();
         assert_eq!(rollback, [0, 1, 2, 3, 3, 3]);
-        assert_eq!(Mix { moves_cells: true, keeps_snapshots: false }.rollback(6, 3), 0);
+        assert_eq!(Mix { moves_cells: true, ..Mix::default() }.rollback(6, 3), 0);
         assert_eq!(kept.rollback(6, 0), 0, "none were asked for");
     }
 
