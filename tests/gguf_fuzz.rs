@@ -5,6 +5,8 @@
 //! takes llama.cpp down is found and named. `cargo xtask fuzz-gguf --count 100000` tries more, and `--first N --count 1`
 //! repeats number `N` alone; it sets `GGUF_FUZZ_COUNT` and `GGUF_FUZZ_FIRST`.
 
+// Not all of it is needed here.
+#[allow(dead_code)]
 #[path = "gguf_fuzz/document.rs"]
 mod document;
 #[path = "gguf_fuzz/mutate.rs"]

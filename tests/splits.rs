@@ -8,43 +8,12 @@ mod document;
 use std::path::{Path, PathBuf};
 
 use batch_suite::{alone, exact_params, prompt};
-use document::{Document, I32, Value};
+use document::{Document, I32, Value, split};
 use fixtures::{Llama, Weights};
 use llama_safe::{GgufError, LoadError, Model, ModelParams, SplitError};
 
-const U16: u32 = 2;
-
 fn gguf() -> Vec<u8> {
     Llama::tiny().gguf(Weights::F32, 1).unwrap()
-}
-
-/// The parts of a model, the metadata in the first.
-fn split(gguf: &[u8], count: usize) -> Vec<Document> {
-    let whole = Document::new(gguf);
-    let size = whole.tensors.len().div_ceil(count);
-    let tensors = whole.tensors.len() as i32;
-    let parts = whole.tensors.chunks(size).enumerate().map(|(index, tensors_of_part)| {
-        let mut part = Document { pairs: Vec::new(), tensors: tensors_of_part.to_vec(), ..whole.clone() };
-        if index == 0 {
-            part.pairs.clone_from(&whole.pairs);
-        }
-        let numbers = [
-            ("split.no", U16, index as i32),
-            ("split.count", U16, count as i32),
-            ("split.tensors.count", I32, tensors),
-        ];
-        for (key, kind, number) in numbers {
-            part.pairs.push((
-                key.as_bytes().to_vec(),
-                Value::Scalar(kind, number.to_le_bytes()[..document::size(kind)].to_vec()),
-            ));
-        }
-        part.lay_out();
-        part
-    });
-    let parts: Vec<Document> = parts.collect();
-    assert_eq!(parts.len(), count);
-    parts
 }
 
 /// Writes parts under their usual names, into a folder of their own.

@@ -2,10 +2,10 @@
 //!
 //! No program in safe Rust against this crate can make llama.cpp abort, segfault, throw into Rust, touch memory out of
 //! bounds, or compute something else than what was asked. It gets a typed error with the numbers to act on, and the
-//! context goes on working. What is outside of that: memory that
-//! the machine does not have; a model file that is cut or overwritten while it is mapped ([`LoadMode::Read`] copies it);
-//! and a file made to mislead in a way that the checks before loading do not know. They are made from what llama.cpp
-//! takes on trust, and tried with 100,000 mutations of a file of each family in `fixtures`.
+//! context goes on working. What is outside of that: memory that the machine does not have; a model file that is cut or
+//! overwritten while it is mapped ([`LoadMode::Read`] copies it); and a file made to mislead in a way that the checks before
+//! loading do not know. Those are made from what llama.cpp takes on trust, and 100,000 mutations of a file of each family
+//! in `fixtures` get past neither them nor llama.cpp.
 //!
 //! # One call, several sequences
 //!

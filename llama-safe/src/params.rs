@@ -9,11 +9,12 @@ pub enum LoadMode {
     /// As the devices like it best.
     #[default]
     Auto,
-    /// Mapped from the file: the fastest start, shared between processes.
+    /// Mapped from the file: the fastest start, shared between processes. A file that is cut short while its model lives
+    /// ends the process (`SIGBUS`), and one that is overwritten changes the weights: replace files by renaming.
     Mmap,
     /// Mapped, and locked into memory.
     MmapLocked,
-    /// Read into memory of the program's own.
+    /// Read into memory of the program's own: the file may go afterwards.
     Read,
 }
 

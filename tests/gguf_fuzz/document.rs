@@ -10,6 +10,7 @@ pub enum Value {
     List(u32, u64, Vec<u8>),
 }
 
+pub const U16: u32 = 2;
 pub const U32: u32 = 4;
 pub const I32: u32 = 5;
 pub const F32: u32 = 6;
@@ -218,4 +219,37 @@ fn block(format: u32) -> (u128, u128) {
         40 => (64, 36),
         _ => (32, 32),
     }
+}
+
+/// The parts of a model, the metadata in the first.
+pub fn split(gguf: &[u8], count: usize) -> Vec<Document> {
+    let whole = Document::new(gguf);
+    let share = whole.tensors.len().div_ceil(count);
+    let tensors = whole.tensors.len() as i32;
+    let parts = whole.tensors.chunks(share).enumerate().map(|(index, tensors_of_part)| {
+        let mut part = Document { pairs: Vec::new(), tensors: tensors_of_part.to_vec(), ..whole.clone() };
+        if index == 0 {
+            part.pairs.clone_from(&whole.pairs);
+        }
+        let numbers = [
+            ("split.no", U16, index as i32),
+            ("split.count", U16, count as i32),
+            ("split.tensors.count", I32, tensors),
+        ];
+        for (key, kind, number) in numbers {
+            part.pairs
+                .push((key.as_bytes().to_vec(), Value::Scalar(kind, number.to_le_bytes()[..size(kind)].to_vec())));
+        }
+        part.lay_out();
+        part
+    });
+    let parts: Vec<Document> = parts.collect();
+    assert_eq!(parts.len(), count);
+    parts
+}
+
+/// A model in two files.
+pub fn halves(gguf: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let parts = split(gguf, 2);
+    (parts[0].to_bytes(), parts[1].to_bytes())
 }
