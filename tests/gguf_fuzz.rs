@@ -111,7 +111,8 @@ fn child() {
                 (base, bytes, what)
             }
         };
-        writeln!(out, "TRY {number} base {base}: {}", what.replace('\n', " ")).unwrap();
+        // On a line of its own: libtest has begun one.
+        writeln!(out, "\nTRY {number} base {base}: {}", what.replace('\n', " ")).unwrap();
         out.flush().unwrap();
         let settings = ModelParams::default().vocab_only(random.below(10) == 0).check_tensors(random.below(10) == 0);
         let used = attempt(&bytes, &settings);

@@ -198,16 +198,26 @@ impl Rules<'_> {
         if self.is_of(WITHOUT_ROPE) {
             return Ok(());
         }
+        // 0 turns for ever (ops.cpp, ggml_compute_forward_rope_flt). Heads of these may begin with none.
+        let least = if self.is_of("deci granitehybrid") { 0 } else { 2 };
+        let head = self.number("attention.key_length").or_else(|| self.head_width());
         for (name, of) in
             [(DIMENSIONS, "attention.key_length"), ("rope.dimension_count_swa", "attention.key_length_swa")]
         {
-            let Some(got) = self.number(name) else { continue };
+            // Where the file does not say it, the whole head is turned.
+            let (name, got) = match self.number(name) {
+                Some(got) => (name, got),
+                // These have positions that are learned.
+                None if self.is_of("bert starcoder") => continue,
+                None => ("attention.key_length", head.unwrap_or(least)),
+            };
             if got % 2 != 0 {
                 return Err(GgufError::NotDivisible { key: self.key(name), got, by_key: "2".to_owned(), by: 2 });
             }
-            let head = self.number(of).or_else(|| self.number("attention.key_length")).or_else(|| self.head_width());
-            if let Some(head) = head.filter(|head| got > *head) {
-                return Err(self.out_of_range(name, got, 0, head));
+            let most = self.number(of).or(head).unwrap_or(MOST);
+            // Heads without a width are the rule of `attention`.
+            if self.number(name).is_some() && !(least..=most).contains(&got) {
+                return Err(self.out_of_range(name, got, least, most));
             }
         }
         let sections = self.by_layer(SECTIONS);
@@ -221,7 +231,6 @@ impl Rules<'_> {
             }
             // ops.cpp:6231.
             let all: i128 = sections.iter().sum();
-            let head = self.number("attention.key_length").or_else(|| self.head_width());
             if let Some(head) = head.filter(|head| all > *head) {
                 return Err(self.out_of_range(SECTIONS, all, 1, head));
             }
@@ -408,7 +417,13 @@ mod tests {
 
     #[test]
     fn positions_turn_what_there_is() {
-        out_of_range("llama", "rope.dimension_count", 18, (0, 16), &[]);
+        out_of_range("llama", "rope.dimension_count", 18, (2, 16), &[]);
+        out_of_range("gemma2", "rope.dimension_count", 0, (2, 16), &[]);
+        // Heads of one number cannot be turned.
+        assert!(matches!(
+            checked("llama", &[("attention.head_count", number(64))]),
+            Err(GgufError::NotDivisible { got: 1, .. })
+        ));
         let error = checked("llama", &[("rope.dimension_count", number(7))]).unwrap_err();
         assert!(matches!(error, GgufError::NotDivisible { got: 7, by: 2, .. }), "{error}");
         checked("llama", &[("rope.dimension_count", number(32)), ("attention.key_length", number(32))]).unwrap();
