@@ -204,20 +204,23 @@ impl Rules<'_> {
         for (name, of) in
             [(DIMENSIONS, "attention.key_length"), ("rope.dimension_count_swa", "attention.key_length_swa")]
         {
-            // Where the file does not say it, the whole head is turned.
-            let (name, got) = match self.number(name) {
-                Some(got) => (name, got),
-                // These have positions that are learned.
-                None if self.is_of("bert starcoder") => continue,
-                None => ("attention.key_length", head.unwrap_or(least)),
-            };
+            let Some(got) = self.number(name) else { continue };
             if got % 2 != 0 {
                 return Err(GgufError::NotDivisible { key: self.key(name), got, by_key: "2".to_owned(), by: 2 });
             }
             let most = self.number(of).or(head).unwrap_or(MOST);
-            // Heads without a width are the rule of `attention`.
-            if self.number(name).is_some() && !(least..=most).contains(&got) {
+            if !(least..=most).contains(&got) {
                 return Err(self.out_of_range(name, got, least, most));
+            }
+        }
+        // Where the file does not say it, the whole head is turned; these have positions that are learned.
+        if self.number(DIMENSIONS).is_none() && !self.is_of("bert starcoder") {
+            match head {
+                Some(got) if got % 2 != 0 => {
+                    let key = self.key("attention.key_length");
+                    return Err(GgufError::NotDivisible { key, got, by_key: "2".to_owned(), by: 2 });
+                }
+                _ => {}
             }
         }
         let sections = self.by_layer(SECTIONS);
