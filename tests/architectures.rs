@@ -5,7 +5,8 @@ use std::path::Path;
 use batch_suite::architectures::{self, compare_all, contradictions};
 use batch_suite::{is_leak_check, params, prompt};
 use fixtures::ARCHITECTURES;
-use llama_safe::{Context, ContextError, KvLayout, LoadError, MemoryKind, Model, ModelParams};
+use fixtures::gguf::{Gguf, Value};
+use llama_safe::{Context, ContextError, KvLayout, LoadError, MemoryKind, Model, ModelParams, TensorShape};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_architectures");
 
@@ -82,13 +83,22 @@ fn a_llama_that_embeds_is_an_encoder() {
     assert!(context.encode(&mut batch).is_ok());
 }
 
-/// RWKV 6 on Qwen 2 has no `time_mix_first`; with it llama.cpp follows a null pointer (models/rwkv6-base.cpp:158).
+/// llama.cpp ends the process with these, while it computes or makes the context (models/rwkv6-base.cpp:158, llama-kv-cache.cpp:345).
 #[test]
-fn a_model_with_a_tensor_too_many_is_refused() {
-    let header = fixtures::architecture("rwkv6qwen2").header();
-    let fill =
-        |tensor: llama_safe::TensorShape<'_>, values: &mut [f32]| fixtures::fill(tensor.name, tensor.shape, values);
-    let model = Model::generate(&header, &ModelParams::default(), fill).unwrap();
-    let error = Context::new(&model, &params()).unwrap_err();
-    assert!(matches!(error, ContextError::UnsupportedModel { .. }), "{error}");
+fn models_that_llama_cpp_cannot_compute_are_refused() {
+    let refused = |gguf: &Gguf| {
+        let fill = |tensor: TensorShape<'_>, values: &mut [f32]| fixtures::fill(tensor.name, tensor.shape, values);
+        let model = Model::generate(&gguf.header(), &ModelParams::default(), fill).unwrap();
+        let error = Context::new(&model, &params()).unwrap_err();
+        assert!(matches!(error, ContextError::UnsupportedModel { .. }), "{error}");
+        error.to_string()
+    };
+    // All tensors that there can be, of which files leave one out.
+    assert!(refused(&fixtures::architecture("rwkv6qwen2")).contains("time_mix_first"));
+    let mut gguf = Gguf::default();
+    for (key, value) in fixtures::architecture("deepseek4").metadata() {
+        let is_index = key.ends_with("indexer.key_length");
+        gguf.set(key.as_str(), if is_index { Value::U32(32) } else { value.clone() });
+    }
+    assert!(refused(&gguf).contains("divides by zero"));
 }

@@ -259,8 +259,8 @@ fn check_model(model: &Model, params: &ContextParams) -> Result<(), ContextError
 fn check_quirk(model: &Model, quirk: Option<&'static Quirk>, sequences: u32) -> Result<Option<Fallback>, ContextError> {
     let architecture = model.architecture();
     let tensors = model.shapes().into_iter().flat_map(|shapes| shapes.keys().map(String::as_str));
-    if quirks::is_torn(&architecture, tensors) {
-        let reason = "it has the tensor time_mix_first, with which llama.cpp takes it for another";
+    let number = |key: &str| model.metadata_value(&format!("{architecture}.{key}"))?.parse().ok();
+    if let Some(reason) = quirks::unsound(&architecture, tensors, number) {
         return Err(ContextError::UnsupportedModel { architecture, reason });
     }
     let Some(quirk) = quirk else { return Ok(None) };

@@ -64,8 +64,8 @@ const QUIRKS: &[Quirk] = &[
         remedy: Remedy::Several(Way::OneToken),
     },
     Quirk {
-        // llama-context.cpp:2531 rounds the rows of the graph that it reserves up to a multiple of the sequences, but not its
-        // outputs; these two graphs then add what has one number of rows to what has the other.
+        // For these two, llama-context.cpp:724 reserves a graph of one sequence on a memory of many streams; attention divides its
+        // rows by the streams (llama-graph.cpp:2705), and the rest is missing where the residual is added.
         architecture: "kimi-linear",
         wrong: "making a context aborts where each sequence has its cells and the micro-batch is no multiple of them",
         remedy: Remedy::Multiple,
@@ -88,8 +88,10 @@ const QUIRKS: &[Quirk] = &[
         remedy: Remedy::Encoder,
     },
     Quirk {
+        // llama-memory-hybrid-idx.cpp:272: from the second batch after it on, `llama_state_seq_set_data_ext` has changed the logits,
+        // of a single sequence, too; the other architecture with such an index goes on as before.
         architecture: "qwen4exp",
-        wrong: "its index of keys is another one after a state was restored",
+        wrong: "it attends to other keys after a state was restored",
         remedy: Remedy::NoState,
     },
 ];
@@ -158,11 +160,37 @@ impl Quirk {
     }
 }
 
-/// Whether llama.cpp follows a null pointer when it computes with these tensors: the graph of RWKV 6 takes the tensor
-/// `time_mix_first` as a sign for norms that this architecture has not (models/rwkv6-base.cpp:52 and :158).
-pub(crate) fn is_torn<'a>(architecture: &str, mut tensors: impl Iterator<Item = &'a str>) -> bool {
-    architecture == "rwkv6qwen2" && tensors.any(|name| name.contains("time_mix_first"))
+/// Why llama.cpp would end the process with a model of these tensors and numbers (of the architecture's own keys); `None` where it
+/// would not.
+pub(crate) fn unsound<'a>(
+    architecture: &str,
+    mut tensors: impl Iterator<Item = &'a str>,
+    number: impl Fn(&str) -> Option<u64>,
+) -> Option<&'static str> {
+    match architecture {
+        // The graph of RWKV 6 takes this tensor as a sign for norms that this architecture has not, and follows a null pointer
+        // (models/rwkv6-base.cpp:52 and :158).
+        "rwkv6qwen2" => tensors
+            .any(|name| name.contains("time_mix_first"))
+            .then_some("it has the tensor time_mix_first, with which llama.cpp takes it for another"),
+        "deepseek4" => {
+            let (keys, index) = (number("attention.key_length"), number("attention.indexer.key_length")?);
+            if keys == Some(index) {
+                // Meant for the cache of the index, a rotation is then made for a cache without layers, too: its size is
+                // doubled until it is 0, and divided by (llama-kv-cache.cpp:345).
+                Some("its keys are as long as those of its index, and llama.cpp then divides by zero")
+            } else if !index.is_multiple_of(ROTATION) {
+                Some("the keys of its index are no multiple of the 64 numbers that llama.cpp rotates together")
+            } else {
+                None
+            }
+        }
+        _ => None,
+    }
 }
+
+/// The least numbers that are rotated together (llama-kv-cache.cpp:341).
+const ROTATION: u64 = 64;
 
 #[cfg(test)]
 mod tests {
@@ -197,9 +225,20 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_model_is_known_by_its_tensors() {
-        assert!(is_torn("rwkv6qwen2", ["a", "blk.0.time_mix_first.weight"].into_iter()));
-        assert!(!is_torn("rwkv6qwen2", ["blk.0.time_mix_key.weight"].into_iter()));
-        assert!(!is_torn("rwkv6", ["blk.0.time_mix_first.weight"].into_iter()));
+    fn a_model_with_a_tensor_too_many_is_unsound() {
+        let unsound = |architecture, tensor| unsound(architecture, [tensor].into_iter(), |_| None).is_some();
+        assert!(unsound("rwkv6qwen2", "blk.0.time_mix_first.weight"));
+        assert!(!unsound("rwkv6qwen2", "blk.0.time_mix_key.weight"));
+        assert!(!unsound("rwkv6", "blk.0.time_mix_first.weight"));
+    }
+
+    #[test]
+    fn an_index_must_be_one_that_can_be_rotated() {
+        let unsound = |keys, index| {
+            let number = |key: &str| if key.contains("indexer") { index } else { keys };
+            unsound("deepseek4", std::iter::empty(), number).is_some()
+        };
+        assert!(unsound(Some(64), Some(64)) && unsound(Some(32), Some(96)));
+        assert!(!unsound(Some(512), Some(128)) && !unsound(Some(64), None) && !unsound(None, Some(128)));
     }
 }
