@@ -292,6 +292,16 @@ fn check_rollback(model: &Model, params: &ContextParams, tokens: u32) -> Result<
         // Of the window's positions only the last can be asked for (llama-memory-hybrid-iswa.cpp:179).
         return Err(no_rollback(model, "its sliding window does not tell what it has forgotten"));
     }
+    // Each writes the state of `n` tokens back as snapshot `n`, up to the first token of the pass (models/mamba-base.cpp:269,
+    // models/delta-net-base.cpp:588, models/lfm2.cpp:209). Of the others that llama.cpp lists (llama-arch.cpp:1162) this was
+    // not established.
+    const KNOWN: [&str; 6] = ["nemotron_h", "nemotron_h_moe", "qwen35", "qwen35moe", "lfm2", "lfm2moe"];
+    if !KNOWN.contains(&model.architecture().as_str()) {
+        return Err(no_rollback(
+            model,
+            "llama.cpp keeps no snapshots of its states, or none that are known to be right",
+        ));
+    }
     if params.embeddings {
         // The cut of the batch forgets about the snapshots then (llama-memory-recurrent.cpp:450).
         return Err(no_rollback(model, "the context computes embeddings, whose passes do not keep the snapshots"));
