@@ -6,7 +6,10 @@ use batch_suite::architectures::{self, compare_all, contradictions};
 use batch_suite::{is_leak_check, params, prompt};
 use fixtures::ARCHITECTURES;
 use fixtures::gguf::{Gguf, Value};
-use llama_safe::{Context, ContextError, KvLayout, LoadError, MemoryKind, Model, ModelParams, TensorShape};
+use llama_safe::{
+    Context, ContextError, FlashAttention, KvLayout, KvType, LoadError, MemoryKind, Model, ModelParams, TensorShape,
+    verify,
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_architectures");
 
@@ -81,6 +84,20 @@ fn a_llama_that_embeds_is_an_encoder() {
         .unwrap();
     assert!(context.decode(&mut batch).is_err());
     assert!(context.encode(&mut batch).is_ok());
+}
+
+/// The check that users run sees the fault where it is left in, and none where it is worked around.
+#[test]
+fn verify_sees_a_fault_and_its_remedy() {
+    let params = params().sequences(3).context_tokens(768).kv_type(KvType::F32).flash_attention(FlashAttention::Off);
+    for name in ["cogvlm", "arwkv7"] {
+        let model = architectures::architecture(name).unwrap();
+        let found = verify(&model, &params).unwrap();
+        assert!(found.is_right(), "{name}:\n{found}");
+        // SAFETY: what these two compute wrong are other numbers of theirs; every row that is read was written.
+        let raw = verify(&model, &unsafe { params.clone().without_fallback() }).unwrap();
+        assert!(!raw.is_right(), "{name}:\n{raw}");
+    }
 }
 
 /// llama.cpp ends the process with these, while it computes or makes the context (models/rwkv6-base.cpp:158, llama-kv-cache.cpp:345).
