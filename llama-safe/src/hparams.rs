@@ -286,6 +286,12 @@ impl Rules<'_> {
                 return Err(GgufError::NotDivisible { key, got: width, by_key, by: head });
             }
         }
+        if self.is_of("t5 t5encoder")
+            && let Some(width) = self.number("embedding_length")
+        {
+            // The encoder's output is copied as if it had this width (ggml-backend.cpp:423).
+            self.range("embedding_length_out", width, width)?;
+        }
         if self.is_of("rwkv7 arwkv7") {
             // rwkv7.cpp:126 and arwkv7.cpp, which say how many there are.
             let shifts = if self.architecture == "rwkv7" { 2 } else { 1 };
@@ -387,6 +393,7 @@ mod tests {
         );
         out_of_range("gemma2", "attention.head_count", 0, (1, MOST), &[]);
         out_of_range("rwkv7", "token_shift_count", 3, (2, 2), &[]);
+        out_of_range("t5", "embedding_length_out", 511, (64, 64), &[]);
     }
 
     #[test]
