@@ -3,6 +3,8 @@
 
 #[path = "families/adapters.rs"]
 mod adapters;
+#[path = "families/adversary.rs"]
+mod adversary;
 #[path = "families/diffusion.rs"]
 mod diffusion;
 #[path = "families/embeddings.rs"]
@@ -863,4 +865,94 @@ fn table_names_every_family_and_tests_that_exist() {
 #[test]
 fn gemma_restored_state_goes_back_within_the_window() {
     state::goes_back_within_the_window();
+}
+
+#[test]
+fn llama_survives_random_programs() {
+    adversary::survives_random_programs(Family::Llama, "llama_survives_random_programs", 12);
+}
+
+#[test]
+fn qwen2_survives_random_programs() {
+    adversary::survives_random_programs(Family::Qwen2, "qwen2_survives_random_programs", 12);
+}
+
+#[test]
+fn qwen3_survives_random_programs() {
+    adversary::survives_random_programs(Family::Qwen3, "qwen3_survives_random_programs", 12);
+}
+
+#[test]
+fn moe_survives_random_programs() {
+    adversary::survives_random_programs(Family::Moe, "moe_survives_random_programs", 12);
+}
+
+#[test]
+fn gemma_survives_random_programs() {
+    adversary::survives_random_programs(Family::Gemma, "gemma_survives_random_programs", 12);
+}
+
+#[test]
+fn mamba_survives_random_programs() {
+    adversary::survives_random_programs(Family::Mamba, "mamba_survives_random_programs", 12);
+}
+
+#[test]
+fn hybrid_survives_random_programs() {
+    adversary::survives_random_programs(Family::Hybrid, "hybrid_survives_random_programs", 12);
+}
+
+#[test]
+fn rwkv_survives_random_programs() {
+    adversary::survives_random_programs(Family::Rwkv, "rwkv_survives_random_programs", 12);
+}
+
+#[test]
+fn bert_survives_random_programs() {
+    adversary::survives_random_programs(Family::Bert, "bert_survives_random_programs", 12);
+}
+
+#[test]
+fn reranker_survives_random_programs() {
+    adversary::survives_random_programs(Family::Reranker, "reranker_survives_random_programs", 12);
+}
+
+#[test]
+fn t5_survives_random_programs() {
+    adversary::survives_random_programs(Family::T5, "t5_survives_random_programs", 12);
+}
+
+#[test]
+fn t5encoder_survives_random_programs() {
+    adversary::survives_random_programs(Family::T5Encoder, "t5encoder_survives_random_programs", 12);
+}
+
+#[test]
+fn qwen2vl_survives_random_programs() {
+    adversary::survives_random_programs(Family::Qwen2Vl, "qwen2vl_survives_random_programs", 12);
+}
+
+#[test]
+fn diffusion_survives_random_programs() {
+    adversary::survives_random_programs(Family::Diffusion, "diffusion_survives_random_programs", 12);
+}
+
+#[test]
+fn gemma_numbers_that_are_none_are_told_and_cleared() {
+    adversary::numbers_that_are_none_are_told_and_cleared(Family::Gemma);
+}
+
+#[test]
+fn hybrid_numbers_that_are_none_are_told_and_cleared() {
+    adversary::numbers_that_are_none_are_told_and_cleared(Family::Hybrid);
+}
+
+#[test]
+fn gemma_numbers_that_are_none_do_not_reach_the_next_texts() {
+    adversary::numbers_that_are_none_do_not_reach_the_next_texts(Family::Gemma);
+}
+
+#[test]
+fn llama_sequences_dropped_while_they_are_decoded_leave_nothing() {
+    adversary::sequences_dropped_while_they_are_decoded_leave_nothing(Family::Llama);
 }

@@ -309,9 +309,10 @@ impl Context {
     }
 
     fn compute(&mut self, batch: &mut Batch, call: Call) -> Result<Outputs<'_>, DecodeError> {
+        // Before the checks: a sequence that another thread drops after them keeps its cells until the next call.
+        self.reclaim();
         batch.rows.check(self.id)?;
         self.check_encoded(&batch.rows, call)?;
-        self.reclaim();
         self.last = None;
         let mix = self.mix(&batch.rows);
         let waits = mix.loses_places || (mix.moves_cells && self.has_bystanders(&batch.rows));

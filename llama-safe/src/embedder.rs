@@ -219,8 +219,11 @@ impl Embedder {
                         let before = embeddings.rows(text) - 1 - row;
                         outputs.embedding(OutputSlot { fill: slot.fill, row: slot.row - before })?
                     };
-                    copy(vector, embeddings.row_mut(text, row), self.normalize)
-                        .map_err(|(index, value)| EmbedError::NotFinite { text, index, value })?;
+                    if let Err((index, value)) = copy(vector, embeddings.row_mut(text, row), self.normalize) {
+                        // What it left in memory would reach the texts to come.
+                        self.context.clear_all()?;
+                        return Err(EmbedError::NotFinite { text, index, value });
+                    }
                 }
             }
         }

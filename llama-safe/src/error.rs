@@ -878,6 +878,16 @@ pub enum OutputError {
         /// The token's place in the batch.
         row: u32,
     },
+    /// The computation overflowed. The numbers that it left in memory are multiplied with whatever a mask hides, and so
+    /// reach every sequence that shares cells with this one, and those that take its cells over.
+    #[error(
+        "the logits of row {row} are no numbers: a weight, an adapter, a control vector or an input is too large; \
+         take it away, and clear_all() before anything else is decoded"
+    )]
+    NotNumbers {
+        /// The token's place in the batch.
+        row: u32,
+    },
 }
 
 /// Why a memory cannot do what it was asked.

@@ -88,6 +88,9 @@ impl Context {
 
     /// Forgets all sequences. They stay leased.
     ///
+    /// All memory is zeroed, which no other call does: it is what a context needs after a computation that gave
+    /// [no numbers](crate::OutputError::NotNumbers).
+    ///
     /// # Errors
     ///
     /// [`MemoryError::Failed`].

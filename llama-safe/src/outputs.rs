@@ -55,7 +55,7 @@ impl<'context> Outputs<'context> {
     ///
     /// # Errors
     ///
-    /// [`OutputError`]: the slot is of another batch, or the context computes no logits.
+    /// [`OutputError`]: the slot is of another batch, the context computes no logits, or they are no numbers.
     pub fn get(&self, slot: OutputSlot) -> Result<&'context [f32], OutputError> {
         self.check(slot)?;
         let limits = self.context.limits();
@@ -67,7 +67,12 @@ impl<'context> Outputs<'context> {
             // SAFETY: the context lives, and a row that it does not know gives NULL.
             unsafe { sys::guard_llama_get_logits_ith(result, error, self.context.as_ptr(), row as i32) }
         });
-        self.row(pointer, limits.vocabulary(), slot.row)
+        let logits = self.row(pointer, limits.vocabulary(), slot.row)?;
+        // A hidden state with one number that is none makes all of its logits so: the first tells.
+        match logits.first() {
+            Some(first) if first.is_nan() => Err(OutputError::NotNumbers { row: slot.row }),
+            _ => Ok(logits),
+        }
     }
 
     /// The embedding of a row.
