@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use llama_sys as sys;
 
-use crate::adapter::Steering;
 use crate::backend;
 use crate::columns::BySlot;
 use crate::encoded::{self, Encoded};
@@ -16,10 +15,11 @@ use crate::id::{ContextId, FillId, SeqId};
 use crate::limits::{self, Fallback, KvLayout, Limits, MemoryKind, Pooling};
 use crate::log;
 use crate::model::Model;
+use crate::model::adapter::Steering;
 use crate::params::{ContextParams, FlashAttention, KvType};
-use crate::payload::Layout;
 use crate::pool::Pool;
 use crate::quirks::{self, Quirk};
+use crate::saved::payload::Layout;
 
 /// Room to compute in, and the memory of up to [`Limits::sequences`] sequences.
 ///

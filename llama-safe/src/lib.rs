@@ -66,21 +66,12 @@ mod columns;
 mod encoded;
 mod fingerprint;
 mod gguf;
-mod gguf_reader;
-mod hparams;
-mod lora;
-mod overrides;
 mod packing;
-mod payload;
 mod pool;
 mod quirks;
 mod reach;
 mod rows;
 mod saved;
-mod snapshot;
-mod splits;
-mod tokens;
-mod weights;
 mod whole_file;
 // Floor 3.
 mod backend;
@@ -88,15 +79,8 @@ mod log;
 mod memory_file;
 mod params;
 // Floor 4.
-mod adapter;
 mod detokenizer;
-mod generated;
-mod load;
-mod metadata;
 mod model;
-mod model_file;
-mod quantize;
-mod save;
 mod vocab;
 // Floor 5.
 mod context;
@@ -116,7 +100,6 @@ mod verify;
 // Floor 10.
 mod reranker;
 
-pub use adapter::Adapter;
 pub use backend::{Device, DeviceKind, devices, llama_cpp_version, system_info};
 pub use batch::Batch;
 pub use context::{AbortHandle, Context};
@@ -127,15 +110,16 @@ pub use error::{
     Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplingError, SaveError, SequenceError,
     SplitError, StateError, VerifyError, VocabError,
 };
-pub use generated::TensorShape;
+pub use gguf::overrides::MetadataValue;
 pub use id::{OutputSlot, SeqId, Token};
 pub use limits::{Fallback, KvLayout, Limits, MemoryKind, Pooling};
 pub use model::Model;
+pub use model::adapter::Adapter;
+pub use model::generated::TensorShape;
+pub use model::quantize::{Quantization, QuantizeParams, quantize};
 pub use outputs::Outputs;
-pub use overrides::MetadataValue;
 pub use params::{ContextParams, FlashAttention, KvType, LoadMode, ModelParams};
 pub use place::Place;
-pub use quantize::{Quantization, QuantizeParams, quantize};
 pub use quirks::known_faults;
 pub use reranker::Reranker;
 pub use sampling::Sampler;

@@ -1,7 +1,7 @@
 //! What a model and a context are asked for, as plain data.
 
+use crate::gguf::overrides::MetadataValue;
 use crate::limits::{KvLayout, Pooling};
-use crate::overrides::MetadataValue;
 
 /// How a model's weights get into memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

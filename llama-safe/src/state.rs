@@ -11,11 +11,11 @@ use crate::encoded::Encoded;
 use crate::error::StateError;
 use crate::limits::{KvLayout, MemoryKind};
 use crate::log;
-use crate::payload::{Bodies, Facts, Layout};
 use crate::pool::Lease;
+use crate::saved::payload::{Bodies, Facts, Layout};
+use crate::saved::snapshot::{self, Conditions, Entry, Saved};
 use crate::saved::{SavedSequence, State};
 use crate::sequence::Sequence;
-use crate::snapshot::{self, Conditions, Entry, Saved};
 
 impl Context {
     /// Saves what a sequence has in memory. It goes on as before.

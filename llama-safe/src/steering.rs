@@ -4,11 +4,11 @@ use std::ops::RangeInclusive;
 
 use llama_sys as sys;
 
-use crate::adapter::Adapter;
 use crate::context::Context;
 use crate::error::{AdapterError, ControlVectorError};
 use crate::fingerprint::Fingerprint;
 use crate::log;
+use crate::model::adapter::Adapter;
 
 /// Architectures whose computation never looks at a control vector: those whose graph (src/models) does not call
 /// `build_cvec`.

@@ -13,13 +13,13 @@ use crate::backend;
 use crate::error::{LoadError, OverrideError};
 use crate::fingerprint::Fingerprint;
 use crate::gguf::Header;
+use crate::gguf::overrides::MetadataValue;
+use crate::gguf::weights;
 use crate::log;
 use crate::memory_file::MemoryFile;
 use crate::model::Model;
-use crate::model_file::{ModelFiles, check, read_bytes};
-use crate::overrides::MetadataValue;
+use crate::model::file::{ModelFiles, check, read_bytes};
 use crate::params::{LoadMode, ModelParams};
-use crate::weights;
 
 impl Model {
     /// Loads a GGUF file, or the first file of a model that is split into several and named as usual

@@ -10,13 +10,13 @@ use llama_sys as sys;
 
 use crate::error::{AdapterError, LoadError};
 use crate::fingerprint::Fingerprint;
-use crate::gguf_reader::read_header;
+use crate::gguf::lora::{self, Base};
+use crate::gguf::reader::read_header;
 use crate::id::Token;
 use crate::log;
-use crate::lora::{self, Base};
 use crate::memory_file::MemoryFile;
 use crate::model::Model;
-use crate::model_file::check_start;
+use crate::model::file::check_start;
 
 /// An adapter for one model. Clones share it; it is freed with the last clone and the last context that uses it.
 ///

@@ -1,13 +1,16 @@
 //! Saved states as a program holds them, in memory and in files. Plain data, no llama.cpp.
 #![forbid(unsafe_code)]
 
+pub(crate) mod payload;
+pub(crate) mod snapshot;
+
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use crate::error::StateError;
-use crate::snapshot::{self, Entry, Header};
+use crate::saved::snapshot::{Entry, Header};
 use crate::whole_file;
 
 /// What one sequence, or several, had in the memory of a context: as bytes, with all that tells where they fit.

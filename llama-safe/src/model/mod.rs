@@ -1,5 +1,13 @@
 //! A model's weights: loaded once, shared by every context, tokenizer and thread that uses them.
 
+pub(crate) mod adapter;
+pub(crate) mod file;
+pub(crate) mod generated;
+pub(crate) mod load;
+pub(crate) mod metadata;
+pub(crate) mod quantize;
+pub(crate) mod save;
+
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 

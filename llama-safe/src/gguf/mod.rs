@@ -4,6 +4,14 @@
 //! the rules in `hparams` need: they know which values llama.cpp takes on trust.
 #![forbid(unsafe_code)]
 
+pub(crate) mod hparams;
+pub(crate) mod lora;
+pub(crate) mod overrides;
+pub(crate) mod reader;
+pub(crate) mod splits;
+pub(crate) mod tokens;
+pub(crate) mod weights;
+
 use std::collections::HashMap;
 
 /// The list of texts that is kept.

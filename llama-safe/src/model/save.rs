@@ -7,7 +7,7 @@ use llama_sys as sys;
 
 use crate::error::SaveError;
 use crate::model::Model;
-use crate::model_file::c_path;
+use crate::model::file::c_path;
 use crate::params::{LoadMode, ModelParams};
 use crate::whole_file::write_by;
 

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Seek, SeekFrom};
 
 use crate::error::GgufError;
+use crate::gguf::weights::tensor_bytes;
 use crate::gguf::{Header, Kind, List, TOKENS, Tensor, Value};
-use crate::weights::tensor_bytes;
 
 /// Dimensions of a tensor (`GGML_MAX_DIMS`).
 const MOST_DIMENSIONS: u32 = 4;

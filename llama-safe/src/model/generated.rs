@@ -12,11 +12,11 @@ use llama_sys as sys;
 use crate::error::LoadError;
 use crate::fingerprint::Fingerprint;
 use crate::gguf::Shapes;
-use crate::gguf_reader::read_header;
-use crate::load::{changed, load};
+use crate::gguf::reader::read_header;
 use crate::memory_file::MemoryFile;
 use crate::model::Model;
-use crate::model_file::{check, check_start};
+use crate::model::file::{check, check_start};
+use crate::model::load::{changed, load};
 use crate::params::ModelParams;
 
 /// A tensor that [`Model::generate`] asks for.

@@ -7,9 +7,9 @@ use llama_sys as sys;
 use crate::backend;
 use crate::error::{QuantizeError, SaveError};
 use crate::log;
-use crate::model_file::{ModelFiles, check};
+use crate::model::file::{ModelFiles, check};
+use crate::model::save::write_model;
 use crate::params::ModelParams;
-use crate::save::write_model;
 
 /// Threads of a quantisation. More only wait for each other.
 const MOST_THREADS: u32 = 512;

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use crate::error::{GgufError, LoadError, SplitError};
 use crate::fingerprint::Fingerprint;
 use crate::gguf::Header;
-use crate::gguf_reader::read_header;
-use crate::overrides;
+use crate::gguf::overrides;
+use crate::gguf::reader::read_header;
+use crate::gguf::{hparams, splits, tokens, weights};
 use crate::params::ModelParams;
-use crate::{hparams, splits, tokens, weights};
 
 /// What the files of a model say together, and which they are.
 pub(crate) struct ModelFiles {
