@@ -72,3 +72,43 @@ fn the_log_arrives_line_by_line() {
         assert!(reason.contains(line.trim()), "{line:?} should be in {reason:?}");
     }
 }
+
+/// A subscriber that panics, with something that panics again when it is dropped.
+struct Panics;
+
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("dropped");
+    }
+}
+
+impl Subscriber for Panics {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, _: &Event<'_>) {
+        std::panic::panic_any(Bomb);
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+/// Nothing unwinds through C++, which would end the process.
+#[test]
+fn a_subscriber_that_panics_is_not_heard() {
+    let gguf = Llama::tiny().gguf(Weights::F16, 1).unwrap();
+    tracing::subscriber::with_default(Panics, || Model::from_bytes(&gguf, &ModelParams::default())).unwrap();
+}

@@ -274,3 +274,20 @@ fn values_that_take_the_place_of_the_files() {
     let list = refused(ModelParams::default().override_metadata("tokenizer.ggml.tokens", "x"));
     assert!(matches!(list, LoadError::Override(OverrideError::Type { found: "list", .. })), "{list}");
 }
+
+/// What the function that follows a loading does with other models does not mix with that loading.
+#[test]
+fn a_model_may_be_loaded_while_another_is() {
+    let gguf = Llama::tiny().gguf(Weights::F16, 1).unwrap();
+    let overridden = ModelParams::default().override_metadata("llama.context_length", 100);
+    let mut others = 0;
+    let model = Model::from_bytes_with_progress(&gguf, &overridden, |_| {
+        if others < 2 {
+            others += 1;
+            assert_eq!(Model::from_bytes(&gguf, &ModelParams::default()).unwrap().context_length(), 512);
+            assert!(Model::from_bytes(b"GGUF", &ModelParams::default()).is_err());
+        }
+        ControlFlow::Continue(())
+    });
+    assert_eq!((model.unwrap().context_length(), others), (100, 2));
+}

@@ -16,8 +16,8 @@ use crate::sequence::Sequence;
 
 /// Tokens of any number of sequences, to be computed in one call.
 ///
-/// It owns its memory, is made once and used again and again; a push allocates nothing. Every push is all or nothing:
-/// where it returns an error, the batch is as it was.
+/// It owns its memory, is made once and used again and again; a push allocates nothing, but for the first time that a batch grows
+/// beyond 65,536 rows. Every push is all or nothing: where it returns an error, the batch is as it was.
 ///
 /// Positions are not given but follow from the sequence's length and what the batch holds of it: llama.cpp accepts no
 /// others. Parts of pictures, for models with M-RoPE, are given [places](Place).

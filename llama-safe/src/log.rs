@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use llama_sys as sys;
 
 thread_local! {
-    static LOG: RefCell<Log> = const { RefCell::new(Log { level: sys::GGML_LOG_LEVEL_NONE, line: String::new(), errors: String::new(), overrides: String::new() }) };
+    static LOG: RefCell<Log> = const { RefCell::new(Log::EMPTY) };
 }
 
 /// What one thread has logged. llama.cpp logs on the thread that calls it.
@@ -19,6 +19,11 @@ struct Log {
     errors: String,
     /// Which overrides of metadata were used since then.
     overrides: String,
+}
+
+impl Log {
+    const EMPTY: Self =
+        Self { level: sys::GGML_LOG_LEVEL_NONE, line: String::new(), errors: String::new(), overrides: String::new() };
 }
 
 /// Longest text of errors kept.
@@ -51,6 +56,16 @@ pub(crate) fn errors_or(fallback: &str) -> String {
     if errors.is_empty() { fallback.to_owned() } else { errors.to_owned() }
 }
 
+/// Runs a function of the user's in the middle of a call: what it has llama.cpp log is not that call's.
+pub(crate) fn aside<T>(function: impl FnOnce() -> T) -> T {
+    let kept = LOG.try_with(|log| log.try_borrow_mut().ok().map(|mut log| std::mem::replace(&mut *log, Log::EMPTY)));
+    let result = function();
+    if let Ok(Some(kept)) = kept {
+        let _ = LOG.try_with(|log| log.try_borrow_mut().map(|mut log| *log = kept));
+    }
+    result
+}
+
 unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
     if text.is_null() {
         return;
@@ -58,7 +73,10 @@ unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: 
     // SAFETY: llama.cpp passes a terminated string that lives for the call.
     let text = unsafe { CStr::from_ptr(text) };
     // A panic of a `tracing` subscriber must not unwind through C++; there is nobody here to tell about it.
-    let _ = catch_unwind(AssertUnwindSafe(|| record(level, &text.to_string_lossy())));
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| record(level, &text.to_string_lossy()))) {
+        // Its own drop might panic as well.
+        std::mem::forget(panic);
+    }
 }
 
 fn record(level: sys::ggml_log_level, text: &str) {
@@ -75,7 +93,7 @@ fn record(level: sys::ggml_log_level, text: &str) {
         .ok()
         .flatten();
     let Some((level, mut line)) = complete else { return };
-    emit(level, line.trim_end());
+    aside(|| emit(level, line.trim_end()));
     let _ = LOG.try_with(|log| {
         if let Ok(mut log) = log.try_borrow_mut() {
             if level == sys::GGML_LOG_LEVEL_ERROR && log.errors.len() + line.len() < MOST_ERRORS {

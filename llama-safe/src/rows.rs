@@ -33,6 +33,11 @@ pub(crate) struct Rows {
     index_of_slot: Vec<u32>,
 }
 
+/// The most rows that there is room for from the beginning: what a context takes may be more than the machine has.
+const ROOM: u32 = 1 << 16;
+/// The most numbers of embeddings that there is room for from the beginning.
+const ROOM_FOR_EMBEDDINGS: usize = 1 << 24;
+
 /// No participant has this index: there are at most as many as sequences.
 const ABSENT: u32 = u32::MAX;
 
@@ -87,11 +92,11 @@ impl Participant {
 }
 
 impl Rows {
-    /// Empty rows with room for as many as the context takes.
+    /// Empty rows with room for as many as the context takes, or the first 65,536 of them.
     pub(crate) fn new(context: ContextId, limits: &Limits, input: Input) -> Self {
         let for_encoder = input == Input::EncoderTokens;
         let capacity = if for_encoder { limits.encoder_tokens() } else { limits.batch_tokens() };
-        let room = capacity as usize;
+        let room = capacity.min(ROOM) as usize;
         let mut rows = Self {
             context,
             fill: FillId::next(),
@@ -120,7 +125,10 @@ impl Rows {
         };
         match input {
             Input::Tokens | Input::EncoderTokens => rows.columns.tokens.reserve_exact(room),
-            Input::Embeddings => rows.columns.embeddings.reserve_exact(room * limits.input_width() as usize),
+            Input::Embeddings => {
+                let numbers = room * limits.input_width() as usize;
+                rows.columns.embeddings.reserve_exact(numbers.min(ROOM_FOR_EMBEDDINGS));
+            }
         }
         rows
     }
@@ -429,6 +437,21 @@ mod tests {
         assert!(rows.push_tokens(&new, &tokens(&[1]), false).is_ok());
         assert_eq!(rows.check(context), Ok(()));
         assert_eq!(rows.check(ContextId::next()), Err(DecodeError::ForeignBatch));
+    }
+
+    /// A recurrent context may take batches of any size, since it needs no memory for each token.
+    #[test]
+    fn a_batch_may_hold_more_than_the_machine_can() {
+        let context = ContextId::next();
+        let lease = Pool::new(context, 1).lease().unwrap();
+        let most = i32::MAX as u32;
+        let limits = Limits { batch_tokens: most, sequence_tokens: most, input_width: 1 << 16, ..limits() };
+        let mut rows = Rows::new(context, &limits, Input::Embeddings);
+        assert_eq!(rows.capacity(), most);
+        for _ in 0..300 {
+            rows.push_embedding(&lease, &vec![0.5; 1 << 16], None, false).unwrap();
+        }
+        assert_eq!(rows.columns().embedding(299), Some(&[0.5; 1 << 16][..]));
     }
 
     #[test]

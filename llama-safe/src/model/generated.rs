@@ -13,6 +13,7 @@ use crate::error::LoadError;
 use crate::fingerprint::Fingerprint;
 use crate::gguf::Shapes;
 use crate::gguf::reader::read_header;
+use crate::log;
 use crate::memory_file::MemoryFile;
 use crate::model::Model;
 use crate::model::file::{check, check_start};
@@ -176,7 +177,7 @@ unsafe extern "C" fn on_tensor<F: FnMut(TensorShape<'_>, &mut [f32])>(
         let values = shape.iter().product::<u64>() as usize;
         state.values.clear();
         state.values.resize(values, 0.0);
-        (state.function)(TensorShape { name: &name, shape: &shape[..count] }, &mut state.values);
+        log::aside(|| (state.function)(TensorShape { name: &name, shape: &shape[..count] }, &mut state.values));
     }));
     if let Err(panic) = filled {
         state.panic = Some(panic);

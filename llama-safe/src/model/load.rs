@@ -137,7 +137,7 @@ struct Progress<F> {
 unsafe extern "C" fn on_progress<F: FnMut(f32) -> ControlFlow<()>>(progress: f32, state: *mut c_void) -> bool {
     // SAFETY: `load` passes a `Progress<F>` that outlives the loading, which calls back on the loading thread alone.
     let state = unsafe { &mut *state.cast::<Progress<F>>() };
-    match catch_unwind(AssertUnwindSafe(|| (state.function)(progress))) {
+    match catch_unwind(AssertUnwindSafe(|| log::aside(|| (state.function)(progress)))) {
         Ok(ControlFlow::Continue(())) => true,
         Ok(ControlFlow::Break(())) => {
             state.cancelled = true;
