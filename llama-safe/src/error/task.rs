@@ -104,7 +104,10 @@ pub enum EmbedError {
 #[non_exhaustive]
 pub enum VerifyError {
     /// The parameters leave no room for the texts that are compared.
-    #[error("a {what} has {has} tokens with these parameters, {needs} are needed to verify")]
+    #[error(
+        "the {what} has room for {has} tokens with these parameters, {needs} are needed to verify: \
+         raise batch_tokens, micro_batch_tokens and context_tokens"
+    )]
     TooSmall {
         /// A sequence, batch or context.
         what: &'static str,
