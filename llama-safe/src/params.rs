@@ -213,6 +213,9 @@ impl ContextParams {
     }
 
     /// Threads that compute a batch of one token.
+    ///
+    /// No more than there are cores to spare: llama.cpp's threads wait for each other after every step of a computation
+    /// without giving their core away, so that one too many makes it slower by orders of magnitude.
     #[must_use]
     pub fn threads(mut self, threads: u32) -> Self {
         self.threads = Some(threads);
