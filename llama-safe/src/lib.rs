@@ -4,7 +4,7 @@
 //! bounds, or compute something else than what was asked. It gets a typed error with the numbers to act on, and the
 //! context goes on working. What is outside of that: memory that the machine does not have; a model file that is cut or
 //! overwritten while it is mapped ([`LoadMode::Read`] copies it); and a file made to mislead in a way that the checks before
-//! loading do not know. Those are made from what llama.cpp takes on trust, and 100,000 mutations of a file of each family
+//! loading do not know. Those are made from what llama.cpp takes on trust, and 100,000 mutations of files of the families
 //! in `fixtures` get past neither them nor llama.cpp.
 //!
 //! # One call, several sequences
