@@ -153,14 +153,19 @@ fn settings(which: Family, layout: KvLayout) -> ContextParams {
     params().sequences(4).context_tokens(4 * 256).batch_tokens(64).micro_batch_tokens(pass).kv_layout(layout)
 }
 
+/// More aborts than these came to something: as many as show that the places are spread over the whole computation.
+fn several() -> u32 {
+    if is_leak_check() { 1 } else { 10 }
+}
+
 /// Prompts of new sequences: an abort leaves nothing of them, and nothing of it in the others.
 pub fn new_sequences(which: Family) {
     for layout in LAYOUTS {
         let tally = abort_everywhere(which, &settings(which, layout), &[0, 5, 0], &[(0, 20)]);
-        assert!(tally.clean > 10 && tally.damaging == 0, "{tally:?}");
+        assert!(tally.clean > several() && tally.damaging == 0, "{tally:?}");
         // Two in one pass, and nobody else in memory.
         let tally = abort_everywhere(which, &settings(which, layout), &[0, 0], &[(0, 20), (1, 13)]);
-        assert!(tally.clean > 10 && tally.damaging == 0, "{tally:?}");
+        assert!(tally.clean > several() && tally.damaging == 0, "{tally:?}");
     }
 }
 
@@ -178,12 +183,12 @@ pub fn old_sequences(which: Family, has_state: bool) {
             if has_state {
                 // Where both are computed in one pass, one of them old, a decode that would move a third one finishes.
                 let finishes = parts.len() > 1 && lengths.len() > 2 && tally.clean + tally.damaging <= 1;
-                assert!(finishes || tally.damaging > 10, "{lengths:?} {parts:?}: {tally:?}");
+                assert!(finishes || tally.damaging > several(), "{lengths:?} {parts:?}: {tally:?}");
             } else if which == Family::Gemma && layout == KvLayout::Split && parts == [(0, 6), (2, 20)] {
                 // See `an_abort_leaves_cells_in_order`.
                 assert!(tally.finished > 1 && tally.damaging == 0, "{lengths:?} {parts:?}: {tally:?}");
             } else {
-                assert!(tally.clean > 10 && tally.damaging == 0, "{lengths:?} {parts:?}: {tally:?}");
+                assert!(tally.clean > several() && tally.damaging == 0, "{lengths:?} {parts:?}: {tally:?}");
             }
         }
     }
