@@ -136,7 +136,8 @@ fn load(path: Option<&Path>) -> Result<Model> {
     let name = model.metadata_value("general.name").unwrap_or_else(|| "without a name".to_owned());
     note(&format!("Model: {name}, {} parameters, {}", model.parameters(), model.description()));
     if path.is_none() {
-        note("It is very small and knows little stories only. Give another with --model FILE.gguf.");
+        note("It is very small and knows little stories only. Give another with --model FILE.gguf:");
+        note("the larger a model, the more a batch gains, since its weights are read once for all sequences.");
     }
     Ok(model)
 }

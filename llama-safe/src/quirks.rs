@@ -89,7 +89,9 @@ const QUIRKS: &[Quirk] = &[
     },
     Quirk {
         // llama-memory-hybrid-idx.cpp:272: from the second batch after it on, `llama_state_seq_set_data_ext` has changed the logits,
-        // of a single sequence, too; the other architecture with such an index goes on as before.
+        // of a single sequence, too; the other architecture with such an index goes on as before. From reading: its index has
+        // cells without second and third position in a state (llama-kv-cache.cpp:1846, the index's own rope type is none), with
+        // which all pooled keys are rotated anew after a restore (llama-memory-hybrid-idx.cpp:293 and :925).
         architecture: "qwen4exp",
         wrong: "it attends to other keys after a state was restored",
         remedy: Remedy::NoState,
