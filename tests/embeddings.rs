@@ -1,7 +1,7 @@
 //! Vectors and scores of many texts in few batches: what they equal, how they are packed, what is refused.
 
-use batch_suite::{assert_equal, encoder, is_leak_check, nmse, params, prompt, tiny};
-use fixtures::{Bert, Llama, Lora, Weights};
+use batch_suite::{assert_equal, encoder, family, is_leak_check, nmse, params, prompt, tiny};
+use fixtures::{Bert, Family, Llama, Lora, Weights};
 use llama_safe::{
     Adapter, Context, ContextError, ContextParams, EmbedError, Embedder, EmbedderParams, Embeddings, FlashAttention,
     KvType, MemoryKind, Model, ModelParams, Pooling, Reranker, Special, Token,
@@ -62,6 +62,21 @@ fn decoders_equal_one_text_at_a_time() {
     for pooling in [Pooling::Mean, Pooling::Cls, Pooling::Last, Pooling::None] {
         let settings = settings().pooling(pooling).batch_tokens(128);
         assert_batched_equals_alone(&tiny(Weights::F32), &settings, &format!("llama {pooling:?}"));
+    }
+}
+
+/// Those that compute sequences of different lengths in several passes, or with a window, or without a decoder.
+#[test]
+fn families_equal_one_text_at_a_time() {
+    for which in [Family::Gemma, Family::Mamba, Family::Rwkv, Family::Hybrid, Family::Qwen2Vl, Family::T5] {
+        for pooling in [Pooling::Mean, Pooling::Cls, Pooling::Last, Pooling::None] {
+            if which == Family::T5 && pooling != Pooling::None {
+                continue;
+            }
+            // No multiple of the sequences.
+            let settings = settings().pooling(pooling).batch_tokens(150);
+            assert_batched_equals_alone(&family(which, Weights::F32), &settings, &format!("{which} {pooling:?}"));
+        }
     }
 }
 
@@ -297,6 +312,15 @@ fn a_template_frames_a_pair_instead() {
     let want = reranker.scores_of_tokens(&[framed("who bakes", "balo"), framed("who bakes", "ke")]).unwrap();
     assert_eq!(scores, want.iter().flatten().copied().collect::<Vec<_>>());
     assert_eq!(reranker.rank("who bakes", &["balo", ""]), Err(EmbedError::Empty { text: 1 }));
+}
+
+#[test]
+fn a_template_without_places_is_refused() {
+    for (template, lacks) in [("[CLS] {query} [SEP]", "{document}"), ("{document}", "{query}"), ("", "{query}")] {
+        let model = bert(&Bert { rerank_template: Some(template), ..Bert::reranker() });
+        let error = Reranker::new(&model, &settings()).unwrap_err();
+        assert_eq!(error, EmbedError::Template { lacks }, "{template}");
+    }
 }
 
 #[test]

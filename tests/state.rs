@@ -488,6 +488,10 @@ fn files_that_are_no_state_are_refused_before_memory_is_taken() {
     assert!(matches!(error(State::read(folder.0.join("none"))), StateError::Unreadable { .. }));
     if cfg!(unix) {
         assert!(matches!(error(State::read(Path::new("/dev/zero"))), StateError::Unreadable { .. }));
+        // Nobody writes to it: who opens it waits for ever.
+        let pipe = folder.0.join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(matches!(error(State::read(&pipe)), StateError::Unreadable { .. }));
     }
 }
 

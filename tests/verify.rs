@@ -3,7 +3,8 @@
 use batch_suite::{family, params, still_works, tiny};
 use fixtures::{Family, Weights};
 use llama_safe::{
-    Context, ContextError, ContextParams, Feature, FlashAttention, KvLayout, KvType, Outcome, VerifyError, verify,
+    Context, ContextError, ContextParams, Feature, FlashAttention, KvLayout, KvType, Model, ModelParams, Outcome,
+    OutputError, TensorShape, VerifyError, verify,
 };
 
 /// What is found on a family, in F32 unless told otherwise.
@@ -94,6 +95,34 @@ fn what_the_parameters_leave_no_room_for() {
     let error = verify(&model, &exact(KvLayout::Split).sequences(0)).unwrap_err();
     assert!(matches!(error, VerifyError::Context(ContextError::SequencesOutOfRange { got: 0, .. })));
     still_works(&mut Context::new(&model, &batch_suite::exact_params()).unwrap());
+}
+
+/// Where nothing can be told from outputs, nothing is said to be right.
+#[test]
+fn outputs_that_say_nothing_are_errors() {
+    let mut gguf = fixtures::gguf::Gguf::default();
+    gguf.set("general.architecture", "llama");
+    for (key, value) in [("context_length", 256_u32), ("embedding_length", 32), ("block_count", 1), ("vocab_size", 16)]
+    {
+        gguf.set(format!("llama.{key}"), value);
+    }
+    gguf.set("llama.feed_forward_length", 64_u32);
+    gguf.set("llama.attention.head_count", 2_u32);
+    gguf.set("llama.attention.layer_norm_rms_epsilon", 1e-5_f32);
+    gguf.set("tokenizer.ggml.model", "none");
+    let metadata = gguf.header();
+    for (name, weight) in [("zeros", 0.0), ("not numbers", f32::NAN)] {
+        // Rotations are divided by theirs.
+        let fill = |tensor: TensorShape<'_>, values: &mut [f32]| {
+            values.fill(if tensor.name == "rope_freqs.weight" { 1.0 } else { weight });
+        };
+        let model = Model::generate(&metadata, &ModelParams::default(), fill).unwrap();
+        let error = verify(&model, &exact(KvLayout::Split)).unwrap_err();
+        match weight {
+            0.0 => assert_eq!(error, VerifyError::AlwaysTheSame, "{name}"),
+            _ => assert!(matches!(error, VerifyError::Output(OutputError::NotNumbers { .. })), "{name}: {error}"),
+        }
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 ///
 /// Files up to [`WHOLE`] bytes are hashed whole. Of a larger one, these are: its length, its beginning (where metadata and
 /// the directory of tensors stand), its end, and [`SAMPLES`] blocks spread evenly over the rest. So a model of other
-/// weights is told apart wherever they differ in more than a 256th of the file; an edit of a few numbers in a large file
+/// weights is told apart wherever they differ in a stretch of more than a 255th of the file; an edit of a few numbers in a large file
 /// may pass unseen.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Fingerprint([u8; 32]);

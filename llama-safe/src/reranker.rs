@@ -50,7 +50,7 @@ impl Reranker {
     /// # Errors
     ///
     /// [`EmbedError::NotReranker`]; [`EmbedError::NoSeparator`] where neither the vocabulary nor a template of the model
-    /// tells query and document apart; [`EmbedError::Context`].
+    /// tells query and document apart; [`EmbedError::Template`]; [`EmbedError::Context`].
     pub fn new(model: &Model, params: &EmbedderParams) -> Result<Self, EmbedError> {
         let embedder = Embedder::of_any(model, &params.clone().pooling(Pooling::Model).normalize(false))?;
         if embedder.context().limits().pooling() != Pooling::Rank {
@@ -172,7 +172,10 @@ impl Frame {
 /// The frame that a model asks for.
 fn frame(model: &Model) -> Result<Frame, EmbedError> {
     if let Some(template) = model.metadata_value("tokenizer.chat_template.rerank") {
-        return Ok(Frame::Template(template));
+        return match ["{query}", "{document}"].into_iter().find(|place| !template.contains(place)) {
+            Some(lacks) => Err(EmbedError::Template { lacks }),
+            None => Ok(Frame::Template(template)),
+        };
     }
     let vocab = model.vocab();
     let eos = vocab.eos().or(vocab.sep());

@@ -286,10 +286,11 @@ impl Context {
         let can_go_back = self.limits.memory() == MemoryKind::Attention && self.model().sliding_window() == 0;
         let limit = self.limits.sequence_tokens();
         let lease = leases.iter().find(|lease| can_go_back && lease.length() < limit).ok_or(StateError::Unsettled)?;
-        self.compute_one(lease)?;
+        // Taken back whether it was computed or not: a computation that throws leaves its cell.
+        let computed = self.compute_one(lease);
         let length = lease.length();
         match self.remove(lease, length as i32, -1) {
-            Ok(true) => Ok(()),
+            Ok(true) => computed.map(drop),
             other => {
                 lease.set_damaged(true);
                 Err(StateError::Failed { reason: format!("one token more could not be taken back: {other:?}") })

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::batch::Batch;
 use crate::context::Context;
-use crate::error::{MemoryError, VerifyError};
+use crate::error::{MemoryError, OutputError, VerifyError};
 use crate::id::{OutputSlot, Token};
 use crate::limits::{Limits, MemoryKind};
 use crate::model::Model;
@@ -82,12 +82,12 @@ impl fmt::Display for Feature {
 pub enum Outcome {
     /// The same as one token at a time, up to rounding.
     Equal {
-        /// The largest normalised mean squared error of a row of outputs.
+        /// The largest mean squared error of a row of outputs, as a part of how much outputs of different tokens differ.
         error: f64,
     },
     /// Something else: do not use this model in this way.
     Different {
-        /// The largest normalised mean squared error of a row of outputs; infinite where an output is not a number.
+        /// As for [`Equal`](Self::Equal); infinite where an output is not a number that is one when computed alone.
         error: f64,
     },
     /// Not possible with this model or these parameters; trying it gives an error.
@@ -179,7 +179,8 @@ const SMALL_PASS: u32 = 4;
 ///
 /// # Errors
 ///
-/// [`VerifyError`]: a context cannot be made, is too small for the texts, or a computation failed.
+/// [`VerifyError`]: a context cannot be made, is too small for the texts, or a computation failed; or outputs are no numbers,
+/// or always the same, when computed alone, so that there is nothing to compare.
 pub fn verify(model: &Model, params: &ContextParams) -> Result<Verification, VerifyError> {
     let limits = Context::new(model, params)?.limits().clone();
     for (what, has, needs) in [
@@ -220,6 +221,8 @@ struct Oracle<'texts> {
     texts: &'texts [Vec<Token>],
     /// `[text][token]`; one row a text where each call stands for itself.
     rows: Vec<Vec<Vec<f32>>>,
+    /// The variance of an output over all rows, summed over the outputs of a row.
+    spread: f64,
 }
 
 impl<'texts> Oracle<'texts> {
@@ -244,7 +247,13 @@ impl<'texts> Oracle<'texts> {
                 })
                 .collect()
         });
-        Ok(Self { texts, rows: rows.collect::<Result<_, VerifyError>>()? })
+        let rows = rows.collect::<Result<Vec<Vec<_>>, VerifyError>>()?;
+        let all: Vec<&[f32]> = rows.iter().flatten().map(Vec::as_slice).collect();
+        if let Some(row) = all.iter().position(|row| row.iter().any(|number| !number.is_finite())) {
+            return Err(OutputError::NotNumbers { row: row as u32 }.into());
+        }
+        let spread = spread(&all);
+        if spread > 0.0 { Ok(Self { texts, rows, spread }) } else { Err(VerifyError::AlwaysTheSame) }
     }
 
     fn prompt(&self, text: usize) -> &'texts [Token] {
@@ -252,22 +261,42 @@ impl<'texts> Oracle<'texts> {
     }
 
     /// The error of an output after `length` tokens of a text.
-    fn error(&self, text: usize, length: usize, got: &[f32]) -> f64 {
+    fn error_of(&self, text: usize, length: usize, got: Result<Vec<f32>, VerifyError>) -> Result<f64, VerifyError> {
         let rows = &self.rows[text];
-        error(got, &rows[(length - 1).min(rows.len() - 1)])
+        match got {
+            Ok(got) => Ok(error(&got, &rows[(length - 1).min(rows.len() - 1)], self.spread)),
+            // They are numbers when computed alone.
+            Err(VerifyError::Output(OutputError::NotNumbers { .. })) => Ok(f64::INFINITY),
+            Err(other) => Err(other),
+        }
     }
 }
 
-/// Normalised mean squared error; infinite if an output is not a number.
-fn error(got: &[f32], want: &[f32]) -> f64 {
-    if got.iter().chain(want).any(|number| !number.is_finite()) {
+/// How much rows differ: the variance of each column, summed.
+///
+/// Not their size: what all rows have in common tells nothing of whether one is right, and it can be nearly all that there
+/// is. Chameleon's logits of pictures are the least number there is (models/chameleon.cpp:195), and embeddings of any two texts
+/// may point almost the same way.
+fn spread(rows: &[&[f32]]) -> f64 {
+    let count = rows.len().max(1) as f64;
+    let width = rows.first().map_or(0, |row| row.len());
+    let column = |index: usize| rows.iter().map(move |row| f64::from(row[index]));
+    let variance = |index: usize| {
+        // From the first row on, so that a column that is the same throughout has none at all, whatever is rounded.
+        let first = column(index).next().unwrap_or_default();
+        let mean = column(index).map(|number| number - first).sum::<f64>() / count;
+        column(index).map(|number| (number - first - mean).powi(2)).sum::<f64>() / count
+    };
+    (0..width).map(variance).sum()
+}
+
+/// Squared error as a part of the `spread`; infinite if an output is not a number.
+fn error(got: &[f32], want: &[f32], spread: f64) -> f64 {
+    if got.iter().any(|number| !number.is_finite()) {
         return f64::INFINITY;
     }
     let square = |number: f64| number * number;
-    let error: f64 = got.iter().zip(want).map(|(got, want)| square(f64::from(*got) - f64::from(*want))).sum();
-    let size: f64 = want.iter().map(|want| square(f64::from(*want))).sum();
-    // All zeros against all zeros is equal.
-    if error == 0.0 { 0.0 } else { error / size }
+    got.iter().zip(want).map(|(got, want)| square(f64::from(*got) - f64::from(*want))).sum::<f64>() / spread
 }
 
 /// Where an encoder comes before the decoder, each sequence's text is its own.
@@ -380,8 +409,8 @@ impl<'oracle> Trial<'oracle> {
             tokens.iter().map(|token| batch.push_output(&followers[0].sequence, *token)).collect::<Result<_, _>>()?;
         let outputs = compute(&mut self.context, &mut batch)?;
         for (index, slot) in slots.into_iter().enumerate() {
-            let row = read(&outputs, slot, &followers[0].sequence)?;
-            self.worst = self.worst.max(self.oracle.error(0, index + 1, &row));
+            let error = self.oracle.error_of(0, index + 1, read(&outputs, slot, &followers[0].sequence))?;
+            self.worst = self.worst.max(error);
         }
         Ok(())
     }
@@ -465,9 +494,42 @@ impl<'oracle> Trial<'oracle> {
         }
         let outputs = compute(&mut self.context, &mut batch)?;
         for (follower, slot) in followers.iter().zip(slots) {
-            let row = read(&outputs, slot, &follower.sequence)?;
-            self.worst = self.worst.max(self.oracle.error(follower.text, follower.length, &row));
+            let row = read(&outputs, slot, &follower.sequence);
+            self.worst = self.worst.max(self.oracle.error_of(follower.text, follower.length, row)?);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_a_part_of_what_rows_differ_by() {
+        let rows: [&[f32]; 2] = [&[1.0, 0.0], &[-1.0, 0.0]];
+        assert_eq!(spread(&rows), 1.0);
+        assert_eq!(error(&[1.0, 0.5], rows[0], 1.0), 0.25);
+        assert_eq!(error(rows[1], rows[0], 1.0), 4.0);
+        assert_eq!(error(&[f32::NAN, 0.0], rows[0], 1.0), f64::INFINITY);
+    }
+
+    /// One row in the place of another is wrong, however little of a row is its own.
+    #[test]
+    fn what_all_rows_have_in_common_hides_nothing() {
+        for common in [0.0, 1e3, -f32::MAX] {
+            let rows = [1.0, 2.0, 3.0f32].map(|own| [own, common, common]);
+            let rows: Vec<&[f32]> = rows.iter().map(<[f32; 3]>::as_slice).collect();
+            let spread = spread(&rows);
+            assert!(error(rows[0], rows[1], spread) > Verification::TOLERANCE, "{common}");
+            assert_eq!(error(rows[0], rows[0], spread), 0.0);
+        }
+    }
+
+    #[test]
+    fn rows_that_are_the_same_differ_by_nothing() {
+        for number in [0.0, 0.1, 1e-30, f32::MAX] {
+            assert_eq!(spread(&[&[number; 4][..]; 7]), 0.0, "{number}");
+        }
     }
 }

@@ -31,7 +31,8 @@ pub(crate) fn write_by<E>(
 ) -> Result<(), E> {
     let (_, temporary) = create_beside(path).map_err(&failed)?;
     let named = write(&temporary).and_then(|()| {
-        let synced = File::open(&temporary).and_then(|file| file.sync_all());
+        // Some systems sync only what is open for writing.
+        let synced = OpenOptions::new().write(true).open(&temporary).and_then(|file| file.sync_all());
         synced.and_then(|()| fs::rename(&temporary, path)).map_err(&failed)
     });
     match named {
@@ -45,12 +46,13 @@ pub(crate) fn write_by<E>(
 /// A new file in the folder of `path`.
 fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?;
+    if path.file_name().is_none() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"));
+    }
     loop {
-        let mut temporary = name.to_os_string();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        temporary.push(format!(".{}-{number}.tmp", process::id()));
-        let temporary = path.with_file_name(temporary);
+        // Not made from the file's name, which may be as long as names can be.
+        let temporary = path.with_file_name(format!("unfinished-{}-{number}.tmp", process::id()));
         match OpenOptions::new().write(true).create_new(true).open(&temporary) {
             Ok(file) => return Ok((file, temporary)),
             // Left by a process of the same number that was killed.
@@ -92,6 +94,38 @@ mod tests {
             write(&path, b"old").unwrap();
             write(&path, b"new").unwrap();
             assert_eq!(fs::read(&path).unwrap(), b"new");
+            assert_eq!(names(folder), ["state"]);
+        });
+    }
+
+    #[test]
+    fn a_name_may_be_as_long_as_names_can_be() {
+        in_folder("long", |folder| {
+            let path = folder.join("n".repeat(255));
+            write(&path, b"new").unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"new");
+            let failed = |error: io::Error| error;
+            write_by(&path, failed, |path| fs::write(path, b"newer")).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"newer");
+            assert_eq!(names(folder).len(), 1);
+        });
+    }
+
+    #[test]
+    fn many_writers_leave_one_of_their_files_whole() {
+        in_folder("many", |folder| {
+            let path = folder.join("state");
+            let content = |writer: u8| vec![writer; 100_000];
+            std::thread::scope(|scope| {
+                for writer in 0..8 {
+                    scope.spawn({
+                        let path = &path;
+                        move || write(path, &content(writer)).unwrap()
+                    });
+                }
+            });
+            let left = fs::read(&path).unwrap();
+            assert_eq!(left, content(left[0]));
             assert_eq!(names(folder), ["state"]);
         });
     }

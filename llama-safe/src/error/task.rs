@@ -82,6 +82,15 @@ pub enum EmbedError {
          join them yourself and use scores_of_tokens()"
     )]
     NoSeparator,
+    /// The model's template leaves out one of the two, so that scores would not depend on it.
+    #[error(
+        "the model's template for reranking, tokenizer.chat_template.rerank, has no {lacks} in it: \
+         the file has to be corrected"
+    )]
+    Template {
+        /// The place that it lacks.
+        lacks: &'static str,
+    },
     /// The texts did not go into a batch, which the checks made before should have prevented.
     #[error(transparent)]
     Push(#[from] PushError),
@@ -116,6 +125,9 @@ pub enum VerifyError {
         /// Tokens that the texts have.
         needs: u32,
     },
+    /// Equal outputs would say nothing.
+    #[error("this model gives the same outputs whatever its tokens: there is nothing to compare")]
+    AlwaysTheSame,
     /// A context cannot be made.
     #[error(transparent)]
     Context(#[from] ContextError),

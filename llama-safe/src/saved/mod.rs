@@ -5,7 +5,7 @@ pub(crate) mod payload;
 pub(crate) mod snapshot;
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -100,7 +100,8 @@ impl State {
     }
 
     /// Writes it to a file: all of it or nothing. It is written to a new file in the same folder, which takes the name
-    /// once it is on the disk; whatever fails, a file that was there before is there still.
+    /// once it is on the disk; whatever fails, a file that was there before is there still. It is a new file in every way: with
+    /// the permissions that new files get, and in the place of a symbolic link, not where that leads to.
     ///
     /// # Errors
     ///
@@ -119,12 +120,12 @@ impl State {
     pub fn read(path: impl AsRef<Path>) -> Result<Self, StateError> {
         let path = path.as_ref();
         let unreadable = |source| StateError::Unreadable { path: path.to_owned(), source };
-        let mut file = File::open(path).map_err(unreadable)?;
-        let metadata = file.metadata().map_err(unreadable)?;
-        if !metadata.is_file() {
+        // Before it is opened: opening a pipe waits for whoever writes to it.
+        if !fs::metadata(path).map_err(unreadable)?.is_file() {
             return Err(unreadable(io::Error::other("it is no regular file")));
         }
-        let length = metadata.len();
+        let mut file = File::open(path).map_err(unreadable)?;
+        let length = file.metadata().map_err(unreadable)?.len();
         let mut bytes = Vec::new();
         (&mut file).take(snapshot::START as u64).read_to_end(&mut bytes).map_err(unreadable)?;
         snapshot::check_start(&bytes, length)?;
