@@ -344,6 +344,21 @@ fn what_cannot_be_carried_out_is_not_saved() {
     assert_equal(&next(&mut context, &fork), &want, 1e-6, "the fork of a hybrid");
 }
 
+/// A fresh context computes a token before it restores: Chameleon's graph aborts in a pass without output
+/// (models/chameleon.cpp:198).
+#[test]
+fn a_model_that_needs_an_output_in_each_pass_is_restored() {
+    let model = batch_suite::architectures::architecture("chameleon").unwrap();
+    let tokens: Vec<Token> = (3..9).map(Token).collect();
+    let mut context = Context::new(&model, &exact_params()).unwrap();
+    let sequence = decoded(&mut context, &tokens);
+    let state = context.save(&sequence).unwrap();
+    let want = next(&mut context, &sequence);
+    let mut context = Context::new(&model, &exact_params()).unwrap();
+    let restored = context.restore(&state).unwrap();
+    assert_eq!(next(&mut context, &restored), want);
+}
+
 #[test]
 fn outputs_are_gone_after_a_restore() {
     let (mut context, sequence) = filled(&exact_params(), 6);

@@ -21,7 +21,8 @@ impl Context {
     /// Saves what a sequence has in memory. It goes on as before.
     ///
     /// A shift or fork that no decode has carried out yet is carried out first, by computing one token in a free
-    /// sequence; the outputs of the last decode are gone then.
+    /// sequence; the outputs of the last decode are gone then, and so is the encoding of an encoder-decoder, whose sequences must
+    /// be [encoded](Self::encode) again.
     ///
     /// Of a layer with a sliding window only the window is saved, whatever
     /// [`keep_past_window`](crate::ContextParams::keep_past_window) says: what is restored cannot go back past it. Of a recurrent
@@ -333,8 +334,8 @@ impl Context {
     fn call_with_one(&mut self, lease: &Lease, call: Call) -> Result<bool, StateError> {
         self.last = None;
         let (mut token, mut position, mut slot) = (0i32, lease.length() as i32, lease.slot());
-        let all_outputs = call == Call::Encode || self.limits.has_embeddings();
-        let (mut count, mut output) = (1i32, i8::from(all_outputs));
+        // With an output, which nobody reads: there are models that abort in a pass without one (models/chameleon.cpp:198).
+        let (mut count, mut output) = (1i32, 1i8);
         let mut slots = &raw mut slot;
         let batch = sys::llama_batch {
             n_tokens: 1,

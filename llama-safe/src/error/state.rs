@@ -6,7 +6,8 @@ use thiserror::Error;
 
 use crate::error::batch::SequenceError;
 
-/// Why a state was not saved, read or restored. The context is as it was, but for outputs, which may be gone.
+/// Why a state was not saved, read or restored. The context is as it was, but for outputs, which may be gone, and
+/// the encoding of an encoder-decoder: sequences must be encoded again with their texts then.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StateError {
