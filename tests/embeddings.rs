@@ -382,6 +382,25 @@ fn models_of_the_other_kind_are_refused() {
     assert!(Context::new(&headless, &params().embeddings(true).pooling(Pooling::Mean)).is_ok());
 }
 
+/// Raw llama.cpp aborts on these (ggml-backend.cpp:423), or gives rows made of two.
+#[test]
+fn embeddings_of_another_width_than_told_are_refused() {
+    let embeddings = params().embeddings(true).pooling(Pooling::None);
+    for name in ["deepseek4", "qwen4exp"] {
+        let model = batch_suite::architectures::architecture(name).unwrap();
+        let error = Context::new(&model, &embeddings).unwrap_err();
+        assert!(matches!(error, ContextError::UnsupportedModel { .. }), "{name}: {error}");
+        assert!(Context::new(&model, &params()).is_ok(), "{name}");
+    }
+    let gguf = Llama::tiny().gguf(Weights::F32, 1).unwrap();
+    for width in [16u32, 4096] {
+        let told = ModelParams::default().override_metadata("llama.embedding_length_out", width);
+        let model = Model::from_bytes(&gguf, &told).unwrap();
+        let error = Context::new(&model, &embeddings).unwrap_err();
+        assert!(matches!(error, ContextError::UnsupportedModel { .. }), "{width}: {error}");
+    }
+}
+
 #[test]
 fn a_context_can_have_any_number_of_sequences() {
     // Raw llama.cpp aborts while it makes a context that takes means, where the sequences do not divide the tokens of a pass

@@ -148,6 +148,7 @@ impl Context {
             model: model.clone(),
         };
         context.check_classifier(params.pooling)?;
+        context.check_output_width()?;
         let one_token = context.limits.fallback.is_some_and(|fallback| fallback.is_one_token_at_a_time());
         if one_token && context.limits.has_embeddings() && context.limits.is_pooled() {
             let reason =
@@ -181,6 +182,30 @@ impl Context {
             let width = u32::try_from(width).unwrap_or(u32::MAX);
             Err(ContextError::NoClassifier { scores: limits.output_width(), width })
         }
+    }
+
+    /// llama.cpp reads embeddings as rows of `n_embd_out` numbers, whatever the graph leaves for each (llama-context.cpp:1970
+    /// and :1989): of wider rows the others' numbers, or what is behind the last, which aborts.
+    fn check_output_width(&self) -> Result<(), ContextError> {
+        let (limits, model) = (&self.limits, &self.model);
+        if !limits.has_embeddings() || limits.pooling() == Pooling::Rank || model.output_width() == model.width() {
+            return Ok(());
+        }
+        let architecture = model.architecture();
+        let projects = match architecture.as_str() {
+            // models/lfm2.cpp:85.
+            "lfm2" | "lfm2moe" => model.shapes().is_some_and(|shapes| shapes.contains_key("dense_2.weight")),
+            // models/wavtokenizer-dec.cpp:110, models/clef.cpp:22, models/modern-bert.cpp:41.
+            "wavtokenizer-dec" | "clef" | "modern-bert" => true,
+            // models/deepseek4.cpp:53 and models/qwen4exp.cpp:54 mean what another model drafts from, not this one's embeddings.
+            // Of others, it is what a file or an override says (llama-model.cpp:1325).
+            _ => false,
+        };
+        if projects {
+            return Ok(());
+        }
+        let reason = "its embeddings have another width than it says, and llama.cpp would read others' numbers";
+        Err(ContextError::UnsupportedModel { architecture, reason })
     }
 
     /// The numbers that hold for this context.
