@@ -63,6 +63,19 @@ fn a_fallback_is_told() {
     assert!(Context::new(&model, &params()).unwrap().limits().fallback().is_none());
 }
 
+/// The pass that llama.cpp tries out is no longer than a batch (llama-context.cpp:247), which rounds what was rounded already.
+#[test]
+fn a_short_batch_is_cut_to_passes_that_llama_cpp_can_do() {
+    for name in ["kimi-linear", "minimax-01"] {
+        let model = architectures::architecture(name).unwrap();
+        let params = params().sequences(3).context_tokens(768).micro_batch_tokens(512);
+        for batch_tokens in [3, 7] {
+            let context = Context::new(&model, &params.clone().batch_tokens(batch_tokens)).unwrap();
+            assert_eq!(context.limits().micro_batch_tokens() % 3, 0, "{name}, batches of {batch_tokens}");
+        }
+    }
+}
+
 #[test]
 fn several_sequences_are_refused_where_llama_cpp_mixes_them() {
     let model = architectures::architecture("plamo2").unwrap();
