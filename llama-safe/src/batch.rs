@@ -61,6 +61,9 @@ impl Batch {
 
     /// Adds tokens, and asks for the output of the last one.
     ///
+    /// A prompt longer than a batch goes in parts: [`extend`](Self::extend) and [`decode`](Context::decode) with each
+    /// [`capacity`](Self::capacity) of tokens, and `prompt` with the rest.
+    ///
     /// # Errors
     ///
     /// As [`push`](Self::push), and [`PushError::NoTokens`].

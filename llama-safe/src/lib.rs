@@ -37,6 +37,26 @@
 //! # }
 //! ```
 //!
+//! # Where to find what
+//!
+//! | to do | begin with |
+//! |---|---|
+//! | load a model, one in several files, one in memory | [`Model::load`], [`Model::load_splits`], [`Model::from_bytes`] |
+//! | use other metadata than the file's | [`ModelParams::override_metadata`] |
+//! | quantise a file; write a model | [`quantize()`]; [`Model::save`] |
+//! | read a prompt that is longer than a batch | [`Batch::prompt`] |
+//! | turn tokens into text as they come | [`Detokenizer`] |
+//! | go back, copy, make room | [`Context::truncate`], [`Context::fork`], [`Context::shift`] |
+//! | keep a sequence for later | [`Context::save`], [`State::write`], [`Context::restore`] |
+//! | vectors of texts; scores of documents | [`Embedder`]; [`Reranker`] |
+//! | LoRA adapters; control vectors | [`Adapter`]; [`Context::set_control_vector`] |
+//! | encoder-decoders (T5), diffusion models | [`Context::encode`] |
+//! | parts of pictures (M-RoPE) | [`Place`], [`Batch::push_embedding_at`] |
+//! | recurrent models that go back some tokens | [`ContextParams::rollback_tokens`] |
+//! | stop a computation | [`Context::abort_handle`] |
+//! | try a model that is new to you | [`verify()`] |
+//! | see what is computed in a slower way, or refused | [`Limits::fallback`], [`known_faults`] |
+//!
 //! # Who owns what
 //!
 //! ```text

@@ -42,7 +42,10 @@ pub enum SequenceError {
 #[non_exhaustive]
 pub enum PushError {
     /// No room left.
-    #[error("the batch holds {have} of {limit} tokens, {adding} more do not fit: decode first")]
+    #[error(
+        "the batch holds {have} of {limit} tokens, {adding} more do not fit: \
+         compute it first; what is longer than a batch goes in parts, or needs larger batch_tokens and micro_batch_tokens"
+    )]
     BatchFull {
         /// The most tokens it can hold.
         limit: u32,

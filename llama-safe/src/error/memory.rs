@@ -28,7 +28,8 @@ pub enum Obstacle {
     SharedState,
     /// A sliding window has forgotten what would be looked back on.
     #[error(
-        "its sliding window of {window} tokens has forgotten what came before position {first}:          make the context with keep_past_window(true), or clear the sequence and decode what is to stay"
+        "its sliding window of {window} tokens has forgotten what came before position {first}: \
+         make the context with keep_past_window(true), or clear the sequence and decode what is to stay"
     )]
     Forgotten {
         /// The first position still held.
@@ -118,4 +119,26 @@ pub enum MemoryError {
         /// The exception's text.
         reason: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message that goes over two lines of source ends the first with a backslash, or has a gap.
+    #[test]
+    fn messages_have_no_gaps() {
+        let obstacles = [
+            Obstacle::State { rollback: 1 },
+            Obstacle::TakenBack,
+            Obstacle::SharedState,
+            Obstacle::Forgotten { first: 9, window: 8 },
+            Obstacle::Placed { end: 3 },
+            Obstacle::Window { window: 8 },
+            Obstacle::Positions,
+        ];
+        for obstacle in obstacles {
+            assert!(!obstacle.to_string().contains("  "), "{obstacle}");
+        }
+    }
 }

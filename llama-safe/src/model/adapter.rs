@@ -20,7 +20,25 @@ use crate::model::file::check_start;
 
 /// An adapter for one model. Clones share it; it is freed with the last clone and the last context that uses it.
 ///
-/// [`Context::set_adapters`](crate::Context::set_adapters) puts it to use.
+/// [`Context::set_adapters`](crate::Context::set_adapters) puts it to use, for all sequences of a context.
+///
+/// ```
+/// use llama_safe::{Adapter, Context, ContextParams, Model, ModelParams};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let gguf = fixtures::Llama::tiny().gguf(fixtures::Weights::F16, 1)?;
+/// # let model = Model::from_bytes(&gguf, &ModelParams::default())?;
+/// # let lora = fixtures::Lora::tiny().gguf(&fixtures::Llama::tiny(), 1)?;
+/// # let adapter = Adapter::from_bytes(&model, &lora)?;
+/// # /*
+/// let adapter = Adapter::load(&model, "lora.gguf")?;
+/// # */
+/// assert!(adapter.ignored().is_empty());
+/// let mut context = Context::new(&model, &ContextParams::default())?;
+/// context.set_adapters(&[(&adapter, 1.0)])?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Adapter {
     raw: Arc<RawAdapter>,

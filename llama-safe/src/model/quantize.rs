@@ -159,6 +159,21 @@ impl QuantizeParams {
 /// Matrices whose rows do not divide into a format's blocks (of 32 or 256 values) get the next larger one that fits; norms
 /// and biases stay as they are. llama.cpp's log tells each tensor.
 ///
+/// ```
+/// use llama_safe::{Quantization, QuantizeParams, quantize};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = std::env::temp_dir();
+/// # let [input, output] = ["f16", "q8_0"].map(|name| folder.join(format!("doctest-{}-{name}.gguf", std::process::id())));
+/// # fixtures::Llama::tiny().write(fixtures::Weights::F16, 1, &input)?;
+/// quantize(&input, &output, &QuantizeParams::new(Quantization::Q8_0))?;
+/// # assert!(std::fs::metadata(&output)?.len() < std::fs::metadata(&input)?.len());
+/// # std::fs::remove_file(&input)?;
+/// # std::fs::remove_file(&output)?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 ///
 /// [`QuantizeError`]: the input is no right model file, is quantised already, or holds weights that are no numbers; the
