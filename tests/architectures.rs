@@ -63,7 +63,7 @@ fn a_fallback_is_told() {
     assert!(Context::new(&model, &params()).unwrap().limits().fallback().is_none());
 }
 
-/// The pass that llama.cpp tries out is no longer than a batch (llama-context.cpp:247), which rounds what was rounded already.
+/// The pass that llama.cpp tries out is no longer than a batch (llama-context.cpp:250), which rounds what was rounded already.
 #[test]
 fn a_short_batch_is_cut_to_passes_that_llama_cpp_can_do() {
     for name in ["kimi-linear", "minimax-01"] {

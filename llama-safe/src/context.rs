@@ -103,7 +103,7 @@ impl Context {
         let abort = Arc::new(Abort { checks_left: AtomicI64::new(NEVER), deferred: AtomicBool::new(false) });
         let mut raw_params = raw_params(model, params, &asked, &abort);
         if let Some(quirk) = quirk {
-            // llama.cpp cuts a pass to the batch (llama-context.cpp:247), which must not be what unmakes the multiple.
+            // llama.cpp cuts a pass to the batch (llama-context.cpp:250), which must not be what unmakes the multiple.
             let most = raw_params.n_ubatch.min(raw_params.n_batch);
             raw_params.n_ubatch = quirk.micro_batch_tokens(most, asked.sequences);
         }
