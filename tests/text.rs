@@ -1,6 +1,7 @@
 //! Text to tokens and back, whatever the text.
 
 mod text {
+    pub mod counting;
     pub mod raw;
 }
 
@@ -10,6 +11,7 @@ use fixtures::vocab::Tokenizer;
 use fixtures::{Llama, Weights};
 use llama_safe::{Detokenizer, Model, ModelParams, Special, Token, VocabError, VocabKind};
 use proptest::prelude::*;
+use text::counting;
 use text::raw::{RawVocabulary, cleaned};
 
 /// The tiny model's vocabulary with texts of its metadata replaced by others of the same length.
@@ -271,4 +273,22 @@ fn detokenizers_are_values() {
     let mut special = detokenizer.render_special(true);
     assert_eq!(special.push(Token(0xc3)).unwrap(), "");
     assert_eq!(special.push(Token(256)).unwrap(), "\u{fffd}<s>");
+}
+
+#[global_allocator]
+static ALLOCATOR: counting::Counting = counting::Counting;
+
+/// Once the longest token and the longest unfinished character have been there.
+#[test]
+fn a_warm_detokenizer_allocates_nothing() {
+    let model = tiny(Weights::F16);
+    let tokens: Vec<Token> = (0..model.vocab().size() as i32).map(Token).collect();
+    let mut detokenizer = model.vocab().detokenizer();
+    let mut all = || {
+        for token in &tokens {
+            assert!(detokenizer.push(*token).is_ok());
+        }
+    };
+    assert!(counting::allocations(&mut all) > 0, "it counts");
+    assert_eq!(counting::allocations(all), 0);
 }

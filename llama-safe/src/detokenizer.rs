@@ -131,9 +131,7 @@ impl Detokenizer {
         self.begins &= length == 0;
         self.pending.extend_from_slice(bytes);
         self.text.clear();
-        let whole = complete_prefix(&self.pending);
-        self.text.push_str(&String::from_utf8_lossy(&self.pending[..whole]));
-        self.pending.drain(..whole);
+        take_characters(&mut self.pending, &mut self.text);
         Ok(&self.text)
     }
 
@@ -157,48 +155,72 @@ impl Detokenizer {
     }
 }
 
-/// Length of `bytes` without an unfinished character at its end.
-fn complete_prefix(bytes: &[u8]) -> usize {
-    let mut start = 0;
-    while let Err(error) = std::str::from_utf8(&bytes[start..]) {
-        start += error.valid_up_to();
-        match error.error_len() {
-            Some(bad) => start += bad,
-            None => return start,
+/// Moves whole characters from `bytes` to the end of `text`, and U+FFFD for what can never be one. What stays is the
+/// beginning of a character.
+fn take_characters(bytes: &mut Vec<u8>, text: &mut String) {
+    let mut taken = 0;
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        taken += chunk.valid().len();
+        let invalid = chunk.invalid();
+        let is_last = taken + invalid.len() == bytes.len();
+        match std::str::from_utf8(invalid) {
+            Ok(_) => {}
+            // Nothing wrong with it, but that more has to come.
+            Err(error) if is_last && error.error_len().is_none() => break,
+            Err(_) => {
+                text.push(char::REPLACEMENT_CHARACTER);
+                taken += invalid.len();
+            }
         }
     }
-    bytes.len()
+    bytes.drain(..taken);
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::complete_prefix;
+    use super::take_characters;
+
+    /// What is taken of `bytes`, and what stays.
+    fn taken(bytes: &[u8]) -> (String, Vec<u8>) {
+        let (mut bytes, mut text) = (bytes.to_vec(), String::new());
+        take_characters(&mut bytes, &mut text);
+        (text, bytes)
+    }
 
     #[test]
     fn an_unfinished_character_is_kept_back() {
-        assert_eq!(complete_prefix("aé".as_bytes()), 3);
-        assert_eq!(complete_prefix(&"aé".as_bytes()[..2]), 1);
-        assert_eq!(complete_prefix(&"🙂".as_bytes()[..3]), 0);
-        assert_eq!(complete_prefix(b"a\xffb"), 3, "what can never be a character is not waited for");
-        assert_eq!(complete_prefix(b""), 0);
+        assert_eq!(taken("aé".as_bytes()), ("aé".to_owned(), vec![]));
+        assert_eq!(taken(&"aé".as_bytes()[..2]), ("a".to_owned(), vec![0xc3]));
+        assert_eq!(taken(&"🙂".as_bytes()[..3]), (String::new(), "🙂".as_bytes()[..3].to_vec()));
+        assert_eq!(
+            taken(b"a\xffb"),
+            ("a\u{fffd}b".to_owned(), vec![]),
+            "what can never be a character is not waited for"
+        );
+        assert_eq!(taken(b"\xe2\x82a\xe2\x82"), ("\u{fffd}a".to_owned(), vec![0xe2, 0x82]));
+        assert_eq!(taken(b""), (String::new(), vec![]));
     }
 
     proptest! {
-        /// Cut anywhere, text comes out whole.
+        /// Cut anywhere, bytes are the same text as at once.
         #[test]
-        fn text_survives_any_cuts(text in "\\PC{0,40}", cuts in prop::collection::vec(1usize..4, 0..80)) {
-            let (mut out, mut pending, mut rest) = (String::new(), Vec::new(), text.as_bytes());
+        fn cuts_change_nothing(
+            bytes in prop::collection::vec(prop_oneof![any::<u8>(), prop::sample::select("aé🙂€".as_bytes())], 0..40),
+            cuts in prop::collection::vec(1usize..4, 0..80),
+        ) {
+            let (mut text, mut pending, mut rest) = (String::new(), Vec::new(), bytes.as_slice());
             for cut in cuts.into_iter().chain([usize::MAX]) {
                 let (piece, after) = rest.split_at(cut.min(rest.len()));
                 rest = after;
                 pending.extend_from_slice(piece);
-                let whole = complete_prefix(&pending);
-                out.push_str(std::str::from_utf8(&pending[..whole]).expect("whole characters"));
-                pending.drain(..whole);
+                take_characters(&mut pending, &mut text);
+                prop_assert!(pending.len() < 4);
             }
-            prop_assert_eq!(out, text);
+            text.push_str(if pending.is_empty() { "" } else { "\u{fffd}" });
+            prop_assert_eq!(text, String::from_utf8_lossy(&bytes));
         }
     }
 }

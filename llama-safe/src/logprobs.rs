@@ -49,23 +49,17 @@ impl<'logits> LogProbs<'logits> {
     ///
     /// [`SamplingError`]: there are no logits, or one is NaN or infinite, or all are forbidden.
     pub fn new(logits: &'logits [f32]) -> Result<Self, SamplingError> {
-        let mut highest = f32::NEG_INFINITY;
-        for (token, &value) in logits.iter().enumerate() {
-            if value.is_nan() || value == f32::INFINITY {
-                return Err(SamplingError::NotFinite { token, value });
-            }
-            highest = highest.max(value);
-        }
-        if logits.is_empty() {
-            return Err(SamplingError::NoLogits);
-        }
+        let Some(highest) = highest(logits) else {
+            let mut numbers = logits.iter().copied().enumerate();
+            let bad = numbers.find(|(_, value)| value.is_nan() || *value == f32::INFINITY);
+            return Err(bad.map_or(SamplingError::NoLogits, |(token, value)| SamplingError::NotFinite { token, value }));
+        };
         if highest == f32::NEG_INFINITY {
             return Err(SamplingError::NothingAllowed);
         }
-        let highest = f64::from(highest);
         // The highest itself is one of the terms: the sum is 1 at least.
-        let sum: f64 = logits.iter().map(|logit| (f64::from(*logit) - highest).exp()).sum();
-        Ok(Self { logits, highest, log_sum: sum.ln() })
+        let log_sum = sum_of_exp(logits, highest).ln();
+        Ok(Self { logits, highest: f64::from(highest), log_sum })
     }
 
     /// The log probability of a token; minus infinity if it is forbidden.
@@ -144,6 +138,68 @@ impl<'logits> LogProbs<'logits> {
         let (left, right) = (self.logits[a.0 as usize], self.logits[b.0 as usize]);
         right.partial_cmp(&left).unwrap_or(Ordering::Equal).then(a.cmp(&b))
     }
+}
+
+/// Numbers that are computed side by side: what vector instructions hold, or a multiple of it.
+const LANES: usize = 16;
+/// Terms that one lane adds up in `f32` before the sum goes on in `f64`: the rounding of so few does not show.
+const TERMS: usize = 16;
+
+/// The highest of `logits`; `None` if there are none, or one is NaN or plus infinity.
+fn highest(logits: &[f32]) -> Option<f32> {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let mut are_numbers = !logits.is_empty();
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    for chunk in chunks.iter().map(<[f32; LANES]>::as_slice).chain([rest]) {
+        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
+            // False for NaN as well.
+            are_numbers &= logit < f32::INFINITY;
+            *lane = if logit > *lane { logit } else { *lane };
+        }
+    }
+    are_numbers.then(|| lanes.into_iter().fold(f32::NEG_INFINITY, f32::max))
+}
+
+/// The sum of `exp(logit - highest)`, to about 1e-6 of it: the logarithm of that is as good absolutely.
+fn sum_of_exp(logits: &[f32], highest: f32) -> f64 {
+    let mut sum = 0.0;
+    for block in logits.chunks(LANES * TERMS) {
+        let mut lanes = [0.0f32; LANES];
+        let (chunks, rest) = block.as_chunks::<LANES>();
+        for chunk in chunks {
+            for (lane, logit) in lanes.iter_mut().zip(chunk) {
+                *lane += exp(logit - highest);
+            }
+        }
+        for (lane, logit) in lanes.iter_mut().zip(rest) {
+            *lane += exp(logit - highest);
+        }
+        sum += lanes.iter().map(|lane| f64::from(*lane)).sum::<f64>();
+    }
+    sum
+}
+
+/// `exp(x)` for `x` of at most 0, in steps that a compiler makes vector instructions of, which the one of the C library is
+/// not: a fifth of the time for 150,000 of them. Below -87 it is as good as nothing, 1e-38.
+///
+/// A power of 2 times the exponential of a small rest: Cody and Waite, "Software Manual for the Elementary Functions", 1980.
+fn exp(x: f32) -> f32 {
+    /// Added to a small number, it leaves no room for a fraction in 24 bits: the number is rounded.
+    const ROUND: f32 = 1.5 * (1 << 23) as f32;
+    /// The logarithm of 2 in two parts, the first of so few bits that a small integer times it is exact.
+    const LN_2: (f32, f32) = (355.0 / 512.0, -2.121_944_4e-4);
+
+    // Minus infinity, and differences that are too large for a number, become -87 as well.
+    let x = if x > -87.0 { x } else { -87.0 };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let power = shifted - ROUND;
+    let rest = (x - power * LN_2.0) - power * LN_2.1;
+    // Of a rest of at most ln(2) / 2 the eighth term of the series is below 2^-24 of the sum.
+    let terms = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+    let series = terms.into_iter().fold(0.0f32, |sum, term| sum * rest + term);
+    // The integer stands in the lowest bits of the shifted number; an exponent of `f32` is kept 127 too high.
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127);
+    series * f32::from_bits(exponent << 23)
 }
 
 #[cfg(test)]
@@ -235,6 +291,18 @@ mod tests {
         // Equal tokens share the whole: the logarithm of one in 150,000.
         let logprob = LogProbs::new(&[3.0; 150_000]).unwrap().get(Token(149_999)).unwrap();
         assert!((logprob + 150_000f64.ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_exponential_is_good_to_its_last_bits() {
+        for index in 0..=87_000 {
+            let x = -(index as f32) * 1e-3;
+            let exact = f64::from(x).exp();
+            assert!((f64::from(exp(x)) / exact - 1.0).abs() < 3e-7, "{x}: {} for {exact}", exp(x));
+        }
+        for x in [-87.5, -1e30, f32::MIN, f32::NEG_INFINITY] {
+            assert!((0.0..1e-37).contains(&exp(x)), "{x}");
+        }
     }
 
     #[test]
