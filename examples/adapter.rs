@@ -30,14 +30,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // A new sequence: what was computed without the adapter stays as it is.
         let sequence = context.new_sequence()?;
         let mut batch = context.new_batch();
-        let mut slot = batch.prompt(&sequence, &model.tokenize("Once upon", Special::Bos)?)?;
-        let mut said = vec![];
+        let mut said = model.tokenize("Once upon", Special::Bos)?;
+        let mut slot = batch.prompt(&sequence, &said)?;
         for _ in 0..20 {
             let next = Sampler::greedy().sample(context.decode(&mut batch)?.get(slot)?)?;
             said.push(next);
             slot = batch.push_output(&sequence, next)?;
         }
-        println!("{scale:?}: Once upon{}", model.detokenize(&said)?);
+        println!("{scale:?}: {}", model.detokenize(&said)?);
     }
     Ok(())
 }

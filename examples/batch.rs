@@ -16,10 +16,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bob = context.new_sequence()?;
 
     let mut batch = context.new_batch();
-    let mut a = batch.prompt(&alice, &model.tokenize("Once upon", Special::Bos)?)?;
-    let mut b = batch.prompt(&bob, &model.tokenize("The cat", Special::Bos)?)?;
+    let mut said = (model.tokenize("Once upon", Special::Bos)?, model.tokenize("The cat", Special::Bos)?);
+    let mut a = batch.prompt(&alice, &said.0)?;
+    let mut b = batch.prompt(&bob, &said.1)?;
 
-    let mut said = (vec![], vec![]);
     for _ in 0..35 {
         let outputs = context.decode(&mut batch)?;
         let next_of_alice = Sampler::greedy().sample(outputs.get(a)?)?;
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         b = batch.push_output(&bob, next_of_bob)?;
     }
 
-    println!("Once upon{}", model.detokenize(&said.0)?);
-    println!("The cat{}", model.detokenize(&said.1)?);
+    println!("{}", model.detokenize(&said.0)?);
+    println!("{}", model.detokenize(&said.1)?);
     Ok(())
 }

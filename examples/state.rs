@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut batch = context.new_batch();
     let slot = batch.prompt(&sequence, &model.tokenize("The", Special::None)?)?;
     let next = Sampler::greedy().sample(context.decode(&mut batch)?.get(slot)?)?;
-    println!("It goes on: The{}", model.detokenize(&[next])?);
+    println!("It goes on: The{}", model.vocab().detokenizer().continuing().push(next)?);
     std::fs::remove_file(path)?;
     Ok(())
 }

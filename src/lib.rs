@@ -9,7 +9,7 @@ mod oracle;
 
 pub use edit::Edited;
 pub use feed::{Feed, feed_all, feed_at_once};
-pub use models::{encoder, family, model, params, stories, tiny};
+pub use models::{encoder, family, model, params, stories, tiny, vocabulary};
 pub use oracle::{Same, alone, assert_equal, assert_same, best, decode_alone, exact_params, nmse, prompt, still_works};
 
 /// Whether a checker of every memory access runs the tests (`cargo xtask leaks` sets `LEAK_CHECK=1`): some fifty times

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use fixtures::vocab::Tokenizer;
 use fixtures::{Bert, Family, Llama, Weights};
-use llama_safe::{ContextParams, Model, ModelParams};
+use llama_safe::{ContextParams, LoadMode, Model, ModelParams};
 
 /// A model of any shape.
 ///
@@ -73,6 +74,18 @@ pub fn family(family: Family, weights: Weights) -> Model {
         Model::from_bytes(&gguf, &ModelParams::default()).expect("a model that llama.cpp loads")
     });
     made.clone()
+}
+
+/// A vocabulary alone, with `changes` of its metadata.
+///
+/// # Panics
+///
+/// If llama.cpp refuses it.
+#[must_use]
+pub fn vocabulary(tokenizer: Tokenizer, changes: &[(&str, fixtures::gguf::Value)]) -> Model {
+    // A file without tensors has no place for them that could be mapped.
+    let params = ModelParams::default().vocab_only(true).load_mode(LoadMode::Read);
+    Model::from_bytes(&tokenizer.gguf(changes), &params).expect("a vocabulary that llama.cpp loads")
 }
 
 /// Parameters for tests on tiny models: one thread, since more only wait for each other, and cargo runs several tests.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use llama_safe::{Batch, Context, Detokenizer, Model, OutputSlot, Sampler, Sequence, Token};
 
 /// What to continue, and how.
@@ -57,11 +57,11 @@ pub trait Sink {
 }
 
 /// A sequence with what belongs to it.
-struct Live<'m> {
+struct Live {
     sequence: Sequence,
     sampler: Sampler,
-    /// Puts tokens together to whole characters; taken when the request ends.
-    detokenizer: Option<Detokenizer<'m>>,
+    /// Puts tokens together to whole characters.
+    detokenizer: Detokenizer,
     left: u32,
     /// The token to decode next; none before the prompt is decoded, and none again at the end.
     next: Option<Token>,
@@ -79,7 +79,7 @@ pub fn generate(ctx: &mut Context, requests: &[Request], sink: &mut impl Sink) -
         live.push(Live {
             sequence: ctx.new_sequence()?,
             sampler: request.sampler()?,
-            detokenizer: Some(model.vocab().detokenizer()),
+            detokenizer: model.vocab().detokenizer().continuing(),
             left: request.tokens,
             next: None,
             reply: Reply::default(),
@@ -136,7 +136,7 @@ fn step(
     model: &Model,
     batch: &mut Batch,
     asked: &mut Vec<(usize, OutputSlot)>,
-    live: &mut [Live<'_>],
+    live: &mut [Live],
     sink: &mut impl Sink,
 ) -> Result<Duration> {
     if batch.is_empty() {
@@ -155,7 +155,7 @@ fn step(
     Ok(time)
 }
 
-impl Live<'_> {
+impl Live {
     /// Adds the sampled token to the reply, and ends the request where it or its budget says so.
     fn accept(&mut self, model: &Model, index: usize, sink: &mut impl Sink) -> Result<()> {
         let Some(token) = self.next else { return Ok(()) };
@@ -163,17 +163,16 @@ impl Live<'_> {
         if !over {
             self.left = self.left.saturating_sub(1);
             self.reply.tokens.push(token);
-            let detokenizer = self.detokenizer.as_mut().context("a token after the end")?;
-            let text = detokenizer.push(token)?;
+            let text = self.detokenizer.push(token)?;
             self.reply.text.push_str(text);
             sink.text(index, text)?;
         }
         if over || self.left == 0 {
             self.next = None;
             // Half a character, if the budget ran out in the middle of one.
-            let rest = self.detokenizer.take().map(Detokenizer::finish).unwrap_or_default();
-            self.reply.text.push_str(&rest);
-            sink.text(index, &rest)?;
+            let rest = self.detokenizer.finish();
+            self.reply.text.push_str(rest);
+            sink.text(index, rest)?;
             sink.end(index)?;
         }
         Ok(())

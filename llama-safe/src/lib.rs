@@ -46,6 +46,8 @@
 //! | quantise a file; write a model | [`quantize()`]; [`Model::save`] |
 //! | read a prompt that is longer than a batch | [`Batch::prompt`] |
 //! | turn tokens into text as they come | [`Detokenizer`] |
+//! | end a text: strings, tokens, length, a closure | [`StopConditions`], [`Stopper`] |
+//! | probabilities of tokens | [`Outputs::logprobs`], [`LogProbs`] |
 //! | go back, copy, make room | [`Context::truncate`], [`Context::fork`], [`Context::shift`] |
 //! | keep a sequence for later | [`Context::save`], [`State::write`], [`Context::restore`] |
 //! | vectors of texts; scores of documents | [`Embedder`]; [`Reranker`] |
@@ -72,9 +74,10 @@
 //! # What each module is for, from the ground up
 //!
 //! Errors, ids and places; the limits of a context; batch rows, sequence slots, the packing of texts into batches, the texts
-//! that an encoder was given, the rules for model files and the bytes of saved states (all without `unsafe`); the start of
-//! llama.cpp, its log, and parameters; model and vocabulary; context; sequences, their memory, and saving it; batches and
-//! outputs; sampling; embeddings and scores of many texts. A module uses only those before it.
+//! that an encoder was given, probabilities, the rules for model files and the bytes of saved states (all without
+//! `unsafe`); the start of llama.cpp, its log, and parameters; model, vocabulary, and where a text ends; context;
+//! sequences, their memory, and saving it; batches and outputs; sampling; embeddings and scores of many texts. A module uses
+//! only those before it.
 
 // Floor 1.
 mod error;
@@ -86,6 +89,7 @@ mod columns;
 mod encoded;
 mod fingerprint;
 mod gguf;
+mod logprobs;
 mod packing;
 mod pool;
 mod quirks;
@@ -101,6 +105,7 @@ mod params;
 // Floor 4.
 mod detokenizer;
 mod model;
+mod stop;
 mod vocab;
 // Floor 5.
 mod context;
@@ -128,11 +133,12 @@ pub use embedder::{Embedder, EmbedderParams, Embeddings};
 pub use error::{
     AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, LoadError, MemoryError,
     Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplingError, SaveError, SequenceError,
-    SplitError, StateError, VerifyError, VocabError,
+    SplitError, StateError, StopError, VerifyError, VocabError,
 };
 pub use gguf::overrides::MetadataValue;
 pub use id::{OutputSlot, SeqId, Token};
 pub use limits::{Fallback, KvLayout, Limits, MemoryKind, Pooling};
+pub use logprobs::{LogProbs, TokenLogProb};
 pub use model::Model;
 pub use model::adapter::Adapter;
 pub use model::generated::TensorShape;
@@ -145,5 +151,6 @@ pub use reranker::Reranker;
 pub use sampling::Sampler;
 pub use saved::{SavedSequence, State};
 pub use sequence::Sequence;
+pub use stop::{Progress, Step, StopConditions, StopReason, Stopper};
 pub use verify::{Feature, Outcome, Verification, verify};
 pub use vocab::{Special, Vocab, VocabKind};

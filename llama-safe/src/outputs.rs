@@ -8,6 +8,7 @@ use crate::context::Context;
 use crate::error::OutputError;
 use crate::id::OutputSlot;
 use crate::limits::Limits;
+use crate::logprobs::LogProbs;
 use crate::sequence::Sequence;
 
 /// The outputs of the last computation of a context, which they borrow: they cannot be kept past the next one.
@@ -73,6 +74,16 @@ impl<'context> Outputs<'context> {
             Some(first) if first.is_nan() => Err(OutputError::NotNumbers { row: slot.row }),
             _ => Ok(logits),
         }
+    }
+
+    /// The log probabilities of a row, over the whole vocabulary.
+    ///
+    /// # Errors
+    ///
+    /// [`OutputError`]: as of [`get`](Self::get).
+    pub fn logprobs(&self, slot: OutputSlot) -> Result<LogProbs<'context>, OutputError> {
+        // A model's own logits, of a vocabulary that is not empty: what is no number came from the computation.
+        LogProbs::new(self.get(slot)?).map_err(|_| OutputError::NotNumbers { row: slot.row })
     }
 
     /// The embedding of a row.

@@ -110,10 +110,14 @@ special_tokens! {
     mask = llama_vocab_mask;
 }
 
-impl<'model> Vocab<'model> {
+impl Vocab<'_> {
     fn raw(&self) -> *const sys::llama_vocab {
         // SAFETY: the model lives.
         unsafe { sys::llama_model_get_vocab(self.model.as_ptr()) }
+    }
+
+    pub(crate) fn model(&self) -> &Model {
+        self.model
     }
 
     /// Tokens of the vocabulary.
@@ -207,39 +211,6 @@ impl<'model> Vocab<'model> {
         Ok(())
     }
 
-    /// The text of tokens; special ones are left out. Bytes that are no UTF-8 become U+FFFD.
-    ///
-    /// # Errors
-    ///
-    /// [`VocabError`]: the model has no vocabulary, or a token is not in it.
-    pub fn detokenize(&self, tokens: &[Token]) -> Result<String, VocabError> {
-        self.require()?;
-        for token in tokens {
-            self.check(*token)?;
-        }
-        let count = length(tokens.len(), "tokens")?;
-        let mut text = vec![0u8; tokens.len() * 8 + 16];
-        let length = fill(&mut text, |result, error, buffer, room| {
-            // SAFETY: the vocabulary lives, `tokens` is readable for `count` tokens, all of them checked, and `buffer` is
-            // writable for `room` bytes.
-            unsafe {
-                sys::guard_llama_detokenize(
-                    result,
-                    error,
-                    self.raw(),
-                    tokens.as_ptr().cast(),
-                    count,
-                    buffer.cast(),
-                    room,
-                    false,
-                    false,
-                )
-            }
-        })?;
-        text.truncate(length);
-        Ok(String::from_utf8_lossy(&text).into_owned())
-    }
-
     /// The bytes of one token, which need not be whole characters. Special tokens are empty unless asked for.
     ///
     /// # Errors
@@ -275,6 +246,29 @@ impl<'model> Vocab<'model> {
                 )
             }
         })
+    }
+
+    /// Whether the space that a piece of `length` bytes begins with only marks the beginning of a text, as a SentencePiece
+    /// vocabulary has it, and one of another kind if its file says so.
+    pub(crate) fn begins_with_space(
+        &self,
+        token: Token,
+        render_special: bool,
+        length: usize,
+    ) -> Result<bool, VocabError> {
+        self.check(token)?;
+        // No function tells. But `llama_detokenize` leaves the space out, and with no room it tells the bytes that it would
+        // need, before it does anything else to the text (llama-vocab.cpp:3856, 3874, 3886).
+        let (mut nothing, tokens) = (0, [token.0]);
+        let needed = sys::guarded(0, |result, error| {
+            // SAFETY: the vocabulary lives, `tokens` is one token that is in it, and no byte of `nothing` is written.
+            unsafe {
+                let (tokens, buffer) = (tokens.as_ptr(), &raw mut nothing);
+                sys::guard_llama_detokenize(result, error, self.raw(), tokens, 1, buffer, 0, false, render_special)
+            }
+        })
+        .map_err(|reason| VocabError::Failed { reason })?;
+        Ok((needed.unsigned_abs() as usize) < length)
     }
 
     /// The token as the vocabulary writes it, with its markers for spaces and bytes.
@@ -330,11 +324,11 @@ impl<'model> Vocab<'model> {
     }
 
     /// llama.cpp aborts when a model without vocabulary is asked for text.
-    fn require(&self) -> Result<(), VocabError> {
+    pub(crate) fn require(&self) -> Result<(), VocabError> {
         if self.kind() == VocabKind::None { Err(VocabError::NoVocabulary) } else { Ok(()) }
     }
 
-    fn check(&self, token: Token) -> Result<(), VocabError> {
+    pub(crate) fn check(&self, token: Token) -> Result<(), VocabError> {
         self.require()?;
         let vocabulary = self.size();
         // A negative id wraps to one that is above any vocabulary.

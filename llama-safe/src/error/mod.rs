@@ -7,6 +7,7 @@ mod gguf;
 mod memory;
 mod model;
 mod state;
+mod stop;
 mod task;
 mod text;
 
@@ -17,5 +18,6 @@ pub use gguf::GgufError;
 pub use memory::{MemoryError, Obstacle};
 pub use model::{LoadError, OverrideError, QuantizeError, SaveError, SplitError};
 pub use state::StateError;
+pub use stop::StopError;
 pub use task::{EmbedError, VerifyError};
 pub use text::{SamplingError, VocabError};
