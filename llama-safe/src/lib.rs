@@ -45,6 +45,7 @@
 //! | use other metadata than the file's | [`ModelParams::override_metadata`] |
 //! | quantise a file; write a model | [`quantize()`]; [`Model::save`] |
 //! | read a prompt that is longer than a batch | [`Batch::prompt`] |
+//! | choose the next token | [`Sampler::chain`], [`Sampler::recommended`], [`Sampler::greedy`] |
 //! | turn tokens into text as they come | [`Detokenizer`] |
 //! | go back, copy, make room | [`Context::truncate`], [`Context::fork`], [`Context::shift`] |
 //! | keep a sequence for later | [`Context::save`], [`State::write`], [`Context::restore`] |
@@ -127,8 +128,8 @@ pub use detokenizer::Detokenizer;
 pub use embedder::{Embedder, EmbedderParams, Embeddings};
 pub use error::{
     AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, LoadError, MemoryError,
-    Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplingError, SaveError, SequenceError,
-    SplitError, StateError, VerifyError, VocabError,
+    Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplerParamError, SamplingError, SaveError,
+    SequenceError, SplitError, StateError, VerifyError, VocabError,
 };
 pub use gguf::overrides::MetadataValue;
 pub use id::{OutputSlot, SeqId, Token};
@@ -142,7 +143,9 @@ pub use params::{ContextParams, FlashAttention, KvType, LoadMode, ModelParams};
 pub use place::Place;
 pub use quirks::known_faults;
 pub use reranker::Reranker;
-pub use sampling::Sampler;
+pub use sampling::{
+    AdaptiveP, Candidate, Candidates, CustomSampler, Dry, Mirostat, MirostatV2, Penalties, Sampler, SamplerChain, Xtc,
+};
 pub use saved::{SavedSequence, State};
 pub use sequence::Sequence;
 pub use verify::{Feature, Outcome, Verification, verify};
