@@ -6,11 +6,13 @@ mod edit;
 mod feed;
 mod models;
 mod oracle;
+mod raw_chain;
 
 pub use edit::Edited;
 pub use feed::{Feed, feed_all, feed_at_once};
 pub use models::{encoder, family, model, params, stories, tiny, vocabulary};
 pub use oracle::{Same, alone, assert_equal, assert_same, best, decode_alone, exact_params, nmse, prompt, still_works};
+pub use raw_chain::{Left, RawChain, RawVocab};
 
 /// Whether a checker of every memory access runs the tests (`cargo xtask leaks` sets `LEAK_CHECK=1`): some fifty times
 /// slower, and content with one case of each kind, so that loops may be short.

@@ -4,7 +4,7 @@ use batch_suite::{alone, assert_equal, encoder, exact_params as settings, params
 use fixtures::{Llama, Weights};
 use llama_safe::{
     Context, ContextError, ContextParams, DecodeError, KvLayout, Model, ModelParams, OutputError, Pooling, PushError,
-    Sampler, SamplingError, SequenceError, Special, Token,
+    Sampler, SamplerParamError, SamplingError, SequenceError, Special, Token,
 };
 
 fn context() -> Context {
@@ -325,9 +325,11 @@ fn more_than_the_encoder_was_trained_on() {
 
 #[test]
 fn nothing_to_sample() {
-    for got in [0.0, -1.0, f32::NAN, f32::INFINITY] {
-        match Sampler::temperature(got, 1) {
-            Err(SamplingError::Temperature { got: told }) => assert_eq!(told.to_bits(), got.to_bits()),
+    for got in [-1.0, f32::NAN, f32::INFINITY, 1000.1] {
+        match Sampler::chain().temperature(got) {
+            Err(SamplerParamError::OutOfRange { parameter: "temperature", got: told, allowed: "from 0 to 1000" }) => {
+                assert_eq!(told.to_bits(), got.to_bits());
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -336,7 +338,7 @@ fn nothing_to_sample() {
     let mut batch = context.new_batch();
     let slot = batch.push_output(&sequence, Token(1)).unwrap();
     let logits = context.decode(&mut batch).unwrap().get(slot).unwrap().to_vec();
-    for mut sampler in [Sampler::greedy(), Sampler::temperature(0.8, 1).unwrap()] {
+    for mut sampler in [Sampler::greedy(), Sampler::chain().temperature(0.8).unwrap().dist(1)] {
         let error = sampler.sample(&logits[..0]).unwrap_err();
         assert_eq!(error, SamplingError::NoLogits);
         let mut broken = logits.clone();

@@ -127,7 +127,8 @@ fn eight_prompts_give_eight_stories() {
 fn varied_stories_are_of_its_language_too() {
     let model = stories();
     let prompts = tokens(&model, &["Once upon a time"; 8], Special::Bos);
-    let replies = continued(&model, &prompts, |seed| Sampler::temperature(0.8, seed as u64).expect("a temperature"));
+    let replies =
+        continued(&model, &prompts, |seed| Sampler::chain().temperature(0.8).expect("a temperature").dist(seed as u32));
     let told: Vec<String> = replies.iter().map(|reply| model.detokenize(reply).expect("text")).collect();
     let strange: Vec<&str> = told.iter().flat_map(|story| strange_words(story)).collect();
     told.iter().for_each(|story| println!("Once upon a time{story}\n"));

@@ -14,7 +14,7 @@ pub struct Request {
     /// 0 takes the likeliest token each time; higher is more varied.
     pub temperature: f32,
     /// Of this request's random numbers, so that it does not matter which others run beside it.
-    pub seed: u64,
+    pub seed: u32,
 }
 
 impl Request {
@@ -26,7 +26,7 @@ impl Request {
         if self.temperature == 0.0 {
             return Ok(Sampler::greedy());
         }
-        Ok(Sampler::temperature(self.temperature, self.seed)?)
+        Ok(Sampler::chain().temperature(self.temperature)?.dist(self.seed))
     }
 }
 
@@ -231,7 +231,7 @@ mod tests {
             prompt: model.tokenize(text, Special::Bos).unwrap(),
             tokens: 5 + index as u32,
             temperature,
-            seed: index as u64,
+            seed: index as u32,
         };
         prompts.iter().enumerate().map(request).collect()
     }

@@ -46,7 +46,7 @@ struct Arguments {
     tokens: Option<u32>,
     /// Of the random numbers; each prompt has its own that follow from it.
     #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
+    seed: u32,
     /// How varied the text is; 0 takes the likeliest token each time.
     #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
     temperature: f32,
@@ -151,7 +151,7 @@ fn requests(model: &Model, prompts: &[String], usual: u32, arguments: &Arguments
             bail!("prompt {} is empty", index + 1);
         }
         let tokens = arguments.tokens.unwrap_or_else(|| what_fits(usual, prompt.len(), model.context_length()));
-        let seed = arguments.seed.wrapping_add(index as u64);
+        let seed = arguments.seed.wrapping_add(index as u32);
         let request = Request { prompt, tokens, temperature: arguments.temperature, seed };
         request.sampler().context("--temperature")?;
         requests.push(request);

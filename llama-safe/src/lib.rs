@@ -45,6 +45,7 @@
 //! | use other metadata than the file's | [`ModelParams::override_metadata`] |
 //! | quantise a file; write a model | [`quantize()`]; [`Model::save`] |
 //! | read a prompt that is longer than a batch | [`Batch::prompt`] |
+//! | choose the next token | [`Sampler::chain`], [`Sampler::recommended`], [`Sampler::greedy`] |
 //! | turn tokens into text as they come | [`Detokenizer`] |
 //! | end a text: strings, tokens, length, a closure | [`StopConditions`], [`Stopper`] |
 //! | probabilities of tokens | [`Outputs::logprobs`], [`LogProbs`] |
@@ -132,8 +133,8 @@ pub use detokenizer::Detokenizer;
 pub use embedder::{Embedder, EmbedderParams, Embeddings};
 pub use error::{
     AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, LoadError, MemoryError,
-    Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplingError, SaveError, SequenceError,
-    SplitError, StateError, StopError, VerifyError, VocabError,
+    Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplerParamError, SamplingError, SaveError,
+    SequenceError, SplitError, StateError, StopError, VerifyError, VocabError,
 };
 pub use gguf::overrides::MetadataValue;
 pub use id::{OutputSlot, SeqId, Token};
@@ -148,7 +149,9 @@ pub use params::{ContextParams, FlashAttention, KvType, LoadMode, ModelParams};
 pub use place::Place;
 pub use quirks::known_faults;
 pub use reranker::Reranker;
-pub use sampling::Sampler;
+pub use sampling::{
+    AdaptiveP, Candidate, Candidates, CustomSampler, Dry, Mirostat, MirostatV2, Penalties, Sampler, SamplerChain, Xtc,
+};
 pub use saved::{SavedSequence, State};
 pub use sequence::Sequence;
 pub use stop::{Progress, Step, StopConditions, StopReason, Stopper};

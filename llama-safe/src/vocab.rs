@@ -168,6 +168,11 @@ impl Vocab<'_> {
     ///
     /// [`VocabError`]: the model has no vocabulary, or the text is of 2 GiB and more.
     pub fn tokenize(&self, text: &str, special: Special) -> Result<Vec<Token>, VocabError> {
+        self.tokenize_bytes(text.as_bytes(), special)
+    }
+
+    /// [`tokenize`](Self::tokenize) of bytes that may be cut within a character.
+    pub(crate) fn tokenize_bytes(&self, text: &[u8], special: Special) -> Result<Vec<Token>, VocabError> {
         self.require()?;
         let length = length(text.len(), "bytes of text")?;
         let add = matches!(special, Special::Bos | Special::BosAndParse);
@@ -209,6 +214,20 @@ impl Vocab<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The text of one token alone, special ones rendered: unlike [`piece`](Self::piece) without the space that some
+    /// vocabularies put before a text. Into a buffer that is not empty and grows; its length.
+    pub(crate) fn alone_into(&self, token: Token, text: &mut Vec<u8>) -> Result<usize, VocabError> {
+        self.check(token)?;
+        let tokens = [token.0];
+        fill(text, |result, error, buffer, room| {
+            // SAFETY: the vocabulary lives, `tokens` is one token that is in it, and `buffer` is writable for `room` bytes.
+            unsafe {
+                let (tokens, buffer) = (tokens.as_ptr(), buffer.cast());
+                sys::guard_llama_detokenize(result, error, self.raw(), tokens, 1, buffer, room, false, true)
+            }
+        })
     }
 
     /// The bytes of one token, which need not be whole characters. Special tokens are empty unless asked for.
@@ -310,6 +329,21 @@ impl Vocab<'_> {
         self.check(token)?;
         // SAFETY: the vocabulary lives, and the token is in it.
         Ok(unsafe { sys::llama_vocab_is_eog(self.raw(), token.0) })
+    }
+
+    /// Tokens that the model's file wants never to be chosen (`tokenizer.ggml.suppress_tokens`): give them to
+    /// [`SamplerChain::logit_bias`](crate::SamplerChain::logit_bias) with minus infinity.
+    #[must_use]
+    pub fn suppressed(&self) -> Vec<Token> {
+        let mut count = 0;
+        // SAFETY: the vocabulary lives, and `count` is writable.
+        let tokens = unsafe { sys::llama_vocab_get_suppress_tokens(self.raw(), &raw mut count) };
+        if tokens.is_null() || count <= 0 {
+            return Vec::new();
+        }
+        // SAFETY: llama.cpp returns that many tokens, which live as long as the model; `Token` is transparent over
+        // `llama_token`.
+        unsafe { std::slice::from_raw_parts(tokens.cast::<Token>(), count as usize) }.to_vec()
     }
 
     /// Whether the token stands for no text.

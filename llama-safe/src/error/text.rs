@@ -1,4 +1,4 @@
-//! Text, tokens, and the choice of the next one.
+//! Text and tokens.
 
 use thiserror::Error;
 
@@ -39,30 +39,4 @@ pub enum VocabError {
         /// The exception's text.
         reason: String,
     },
-}
-
-/// Why no token was sampled.
-#[derive(Debug, Error, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub enum SamplingError {
-    /// A temperature that is not a positive number.
-    #[error("the temperature is {got}, it must be above 0 and finite: use greedy() for the most likely token")]
-    Temperature {
-        /// What was given.
-        got: f32,
-    },
-    /// There is nothing to choose from.
-    #[error("no logits were given")]
-    NoLogits,
-    /// A logit that cannot be compared.
-    #[error("the logit of token {token} is {value}: the model's computation has failed")]
-    NotFinite {
-        /// The token.
-        token: usize,
-        /// Its logit.
-        value: f32,
-    },
-    /// Every token is forbidden.
-    #[error("every token's logit is minus infinity: nothing can be chosen")]
-    NothingAllowed,
 }

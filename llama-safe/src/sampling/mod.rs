@@ -1,0 +1,119 @@
+//! Choosing the next token from logits: every sampler of llama.cpp, as a chain that is a value.
+//!
+//! It is Rust throughout: rules on plain data. A step works on what the steps before left ([`field`]), and results are
+//! those of llama.cpp, number by number: its order of sums, its rounding to 32 bits, its random numbers. Where
+//! llama.cpp leaves the result to chance, it is defined here: of equal logits the lowest id comes first (C++ sorts
+//! unstably), and what is not a number there (a logarithm of 0, an overflow) is what the limit would be. Each such place
+//! names the line.
+#![forbid(unsafe_code)]
+
+mod bias;
+mod candidates;
+mod chain;
+mod custom;
+mod dry;
+mod field;
+mod infill;
+mod params;
+mod penalties;
+mod presets;
+mod random;
+mod scan;
+mod select;
+mod step;
+mod temperature;
+mod truncate;
+
+pub use candidates::{Candidate, Candidates};
+pub use chain::SamplerChain;
+pub use custom::CustomSampler;
+pub use params::{AdaptiveP, Dry, Mirostat, MirostatV2, Penalties, Xtc};
+
+use crate::error::SamplingError;
+use crate::id::Token;
+
+use field::{Buffers, Field};
+use select::Selector;
+use step::Step;
+
+/// Chooses tokens for one sequence.
+///
+/// It belongs to one sequence and no other: what it chooses depends on its seed, the tokens that it has seen and the logits
+/// that it is given, so that a text is the same whatever batch it was computed in. A clone is a fork: it has the whole state,
+/// the history of penalties and the random numbers as well, and goes its own way from there.
+///
+/// ```
+/// use llama_safe::{Penalties, Sampler, Token};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let penalties = Penalties { repeat: 1.1, ..Penalties::default() };
+/// let mut sampler =
+///     Sampler::chain().penalties(penalties)?.top_k(40)?.top_p(0.95)?.min_p(0.05)?.temperature(0.8)?.dist(42);
+/// // The prompt counts as well when repetitions are penalised.
+/// sampler.accept(Token(3))?;
+/// # let logits = [0.5, 1.5, 3.0, 0.25];
+/// let mut fork = sampler.clone();
+/// let token = sampler.sample(&logits)?;
+/// assert_eq!(fork.sample(&logits)?, token);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    steps: Vec<Step>,
+    selector: Selector,
+    buffers: Buffers,
+}
+
+impl Sampler {
+    /// Chooses one of the tokens that `logits` stand for, whose ids are the indices, and accepts it. Minus infinity forbids a
+    /// token.
+    ///
+    /// # Errors
+    ///
+    /// [`SamplingError`]: there are no logits, one is NaN or plus infinity, all are forbidden, a custom sampler failed, or
+    /// the logits are not of the vocabulary that the chain was made for. The sampler is as it was before, its random numbers
+    /// and its history too.
+    pub fn sample(&mut self, logits: &[f32]) -> Result<Token, SamplingError> {
+        let token = self.choose(logits, None)?;
+        self.prepare(token)?;
+        self.steps.iter_mut().for_each(Step::keep);
+        self.selector.keep();
+        self.steps.iter_mut().for_each(|step| step.accept(token));
+        Ok(token)
+    }
+
+    /// Takes a token that came otherwise, from the prompt or by force, into the history of penalties, DRY and custom
+    /// samplers. Random numbers and targets stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`SamplingError::CustomPanicked`]: and nothing has changed.
+    pub fn accept(&mut self, token: Token) -> Result<(), SamplingError> {
+        self.prepare(token)?;
+        self.steps.iter_mut().for_each(|step| step.accept(token));
+        Ok(())
+    }
+
+    /// Back to the beginning: no history, and the random numbers of the seed again.
+    pub fn reset(&mut self) {
+        self.steps.iter_mut().for_each(Step::reset);
+        self.selector.reset();
+    }
+
+    /// Chooses among the tokens whose bits are set in `mask`, or all: bit `i % 32` of word `i / 32` is token `i`. What that
+    /// draws and learns is left to be kept.
+    fn choose(&mut self, logits: &[f32], mask: Option<&[u32]>) -> Result<Token, SamplingError> {
+        let Self { steps, selector, buffers } = self;
+        steps.iter_mut().for_each(Step::begin);
+        let mut field = Field::new(logits, mask, buffers)?;
+        for (place, step) in steps.iter_mut().enumerate() {
+            step.apply(place, &mut field)?;
+        }
+        Ok(Token(selector.choose(&mut field)))
+    }
+
+    fn prepare(&mut self, token: Token) -> Result<(), SamplingError> {
+        self.steps.iter_mut().enumerate().try_for_each(|(place, step)| step.prepare(place, token))
+    }
+}
