@@ -45,6 +45,7 @@
 //! | use other metadata than the file's | [`ModelParams::override_metadata`] |
 //! | quantise a file; write a model | [`quantize()`]; [`Model::save`] |
 //! | read a prompt that is longer than a batch | [`Batch::prompt`] |
+//! | write a conversation as the model expects it | [`ChatTemplate`] |
 //! | turn tokens into text as they come | [`Detokenizer`] |
 //! | go back, copy, make room | [`Context::truncate`], [`Context::fork`], [`Context::shift`] |
 //! | keep a sequence for later | [`Context::save`], [`State::write`], [`Context::restore`] |
@@ -73,7 +74,7 @@
 //!
 //! Errors, ids and places; the limits of a context; batch rows, sequence slots, the packing of texts into batches, the texts
 //! that an encoder was given, the rules for model files and the bytes of saved states (all without `unsafe`); the start of
-//! llama.cpp, its log, and parameters; model and vocabulary; context; sequences, their memory, and saving it; batches and
+//! llama.cpp, its log, and parameters; model and vocabulary; chat templates and context; sequences, their memory, and saving it; batches and
 //! outputs; sampling; embeddings and scores of many texts. A module uses only those before it.
 
 // Floor 1.
@@ -103,6 +104,8 @@ mod detokenizer;
 mod model;
 mod vocab;
 // Floor 5.
+#[cfg(feature = "chat")]
+mod chat;
 mod context;
 // Floor 6.
 mod memory;
@@ -122,9 +125,13 @@ mod reranker;
 
 pub use backend::{Device, DeviceKind, devices, llama_cpp_version, system_info};
 pub use batch::Batch;
+#[cfg(feature = "chat")]
+pub use chat::{ChatOptions, ChatTemplate, Message, ToolCall};
 pub use context::{AbortHandle, Context};
 pub use detokenizer::Detokenizer;
 pub use embedder::{Embedder, EmbedderParams, Embeddings};
+#[cfg(feature = "chat")]
+pub use error::ChatError;
 pub use error::{
     AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, LoadError, MemoryError,
     Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplingError, SaveError, SequenceError,

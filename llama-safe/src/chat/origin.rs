@@ -1,0 +1,244 @@
+//! Which characters of a rendered text come from the template, and which from the conversation.
+//!
+//! The engine does not keep track of that. So the template is rendered again with the conversation's texts in another
+//! alphabet: where the result differs, and in no other way than this, the character is the conversation's. Letters
+//! become letters, capitals capitals, spaces spaces, so that what templates do to a text (trimming, changing the case, splitting at lines,
+//! sorting) goes the same way. What does not is a template that compares a text with words of its own (`"function"`,
+//! `"</think>"`): then the results do not agree, and the texts are tried in parts, those words apart from the rest. What
+//! still cannot be told apart is refused.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ops::Range;
+
+use crate::error::ChatError;
+
+/// Renderings that finding out may take.
+const MOST_RENDERINGS: usize = 200;
+
+/// Finds out whose each character is.
+pub(super) struct Origin<'a> {
+    /// The rendered text.
+    pub(super) text: &'a str,
+    /// The conversation's texts, in the order in which they are altered.
+    pub(super) inputs: &'a [String],
+    /// What the template compares texts with.
+    pub(super) words: &'a BTreeSet<String>,
+    /// Texts of the control tokens that stand in the rendered text.
+    pub(super) tokens: &'a BTreeSet<&'a str>,
+}
+
+/// A part of an input: what is a word of the template's, or the rest.
+#[derive(Clone, Debug)]
+struct Piece {
+    input: usize,
+    is_word: bool,
+    bytes: Vec<Range<usize>>,
+}
+
+/// Renders the template with inputs that the function alters, by index; `None` where that fails.
+pub(super) type Render<'a> = dyn FnMut(&mut dyn FnMut(usize, &str) -> Option<String>) -> Option<String> + 'a;
+
+struct Search<'a, 'render> {
+    origin: &'a Origin<'a>,
+    alphabet: Alphabet,
+    render: &'a mut Render<'render>,
+    renderings: usize,
+    /// Of each character of the text, whether it is the conversation's.
+    theirs: Vec<bool>,
+    /// Pieces that change more than themselves.
+    unknown: Vec<Piece>,
+}
+
+impl Origin<'_> {
+    /// For each byte of the text whether it is the conversation's. Bytes of characters that no control token has may be
+    /// marked wrong.
+    pub(super) fn find(&self, render: &mut Render<'_>) -> Result<Vec<bool>, ChatError> {
+        let alphabet = Alphabet::for_tokens(self.tokens);
+        let whole: Vec<_> = self.inputs.iter().enumerate().map(|(input, text)| Piece::whole(input, text)).collect();
+        let theirs = vec![false; self.text.chars().count()];
+        let mut search = Search { origin: self, alphabet, render, renderings: 0, theirs, unknown: vec![] };
+        if !search.try_pieces(&whole) {
+            let (words, rest): (Vec<_>, Vec<_>) = self.pieces().into_iter().partition(|piece| piece.is_word);
+            search.find(&rest);
+            search.find(
+                &words
+                    .into_iter()
+                    .filter(|piece| self.concerned(piece, self.tokens.iter().copied()).is_some())
+                    .collect::<Vec<_>>(),
+            );
+        }
+        let Search { theirs, unknown, .. } = search;
+        let by_byte: Vec<bool> = self
+            .text
+            .chars()
+            .zip(theirs)
+            .flat_map(|(letter, theirs)| std::iter::repeat_n(theirs, letter.len_utf8()))
+            .collect();
+        // A piece that nothing is known of does no harm if all tokens that it could be a part of are the conversation's.
+        for piece in &unknown {
+            if let Some(token) = self.doubtful(piece, &by_byte) {
+                let text = piece.text(self).chars().take(40).collect();
+                return Err(ChatError::Indistinguishable { token: token.to_owned(), text });
+            }
+        }
+        Ok(by_byte)
+    }
+
+    /// The inputs, in words of the template's and the rest.
+    fn pieces(&self) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        for (input, text) in self.inputs.iter().enumerate() {
+            if self.words.contains(text) {
+                pieces.push(Piece { is_word: true, ..Piece::whole(input, text) });
+                continue;
+            }
+            let mut is_word = vec![false; text.len()];
+            for word in self.words.iter().filter(|word| word.len() > 1) {
+                text.match_indices(word.as_str()).for_each(|(at, _)| is_word[at..at + word.len()].fill(true));
+            }
+            for kind in [false, true] {
+                let bytes = runs(&is_word, kind);
+                if !bytes.is_empty() {
+                    pieces.push(Piece { input, is_word: kind, bytes });
+                }
+            }
+        }
+        pieces
+    }
+
+    /// The first of these tokens that a piece could be a part of: words only as a whole, or when the token is in them.
+    fn concerned<'t>(&self, piece: &Piece, mut tokens: impl Iterator<Item = &'t str>) -> Option<&'t str> {
+        let text = &self.inputs[piece.input];
+        let parts = || piece.bytes.iter().map(|bytes| &text[bytes.clone()]);
+        tokens.find(|token| {
+            if piece.is_word {
+                parts().any(|part| part.contains(token) || token.contains(part))
+            } else {
+                parts().flat_map(str::chars).flat_map(cases).any(|letter| token.contains(letter))
+            }
+        })
+    }
+
+    /// A token that such a piece could be a part of, at a place that is not known to be the conversation's.
+    fn doubtful(&self, piece: &Piece, theirs: &[bool]) -> Option<&str> {
+        let open =
+            |token: &&str| self.text.match_indices(token).any(|(at, _)| !theirs[at..at + token.len()].contains(&true));
+        self.concerned(piece, self.tokens.iter().copied().filter(open))
+    }
+}
+
+/// A character, and what becomes of it in capitals or small letters.
+fn cases(letter: char) -> impl Iterator<Item = char> {
+    std::iter::once(letter).chain(letter.to_lowercase()).chain(letter.to_uppercase())
+}
+
+impl Piece {
+    fn whole(input: usize, text: &str) -> Self {
+        Self { input, is_word: false, bytes: vec![0..text.len()] }
+    }
+
+    fn text<'a>(&self, origin: &Origin<'a>) -> &'a str {
+        self.bytes.first().map_or("", |bytes| &origin.inputs[self.input][bytes.clone()])
+    }
+}
+
+impl Search<'_, '_> {
+    /// Tries pieces together, then in halves, until each is known or has been tried alone.
+    fn find(&mut self, pieces: &[Piece]) {
+        if pieces.is_empty() || self.try_pieces(pieces) {
+            return;
+        }
+        if let [piece] = pieces {
+            self.unknown.push(piece.clone());
+        } else {
+            let (left, right) = pieces.split_at(pieces.len() / 2);
+            self.find(left);
+            self.find(right);
+        }
+    }
+
+    /// Renders with these pieces in the other alphabet. Whether that changed nothing but characters of theirs.
+    fn try_pieces(&mut self, pieces: &[Piece]) -> bool {
+        if self.renderings >= MOST_RENDERINGS {
+            return false;
+        }
+        self.renderings += 1;
+        let mut by_input = vec![None; self.origin.inputs.len()];
+        pieces.iter().for_each(|piece| by_input[piece.input] = Some(&piece.bytes));
+        let alphabet = &self.alphabet;
+        let mut alter = |input: usize, text: &str| {
+            let bytes = by_input.get(input).copied().flatten()?;
+            Some(alphabet.replace(text, bytes))
+        };
+        let Some(rendered) = (self.render)(&mut alter) else { return false };
+        let mut others = rendered.chars();
+        let mut changed = Vec::new();
+        for (index, letter) in self.origin.text.chars().enumerate() {
+            match others.next() {
+                Some(other) if other == letter => {}
+                Some(other) if Some(other) == self.alphabet.of(letter) => changed.push(index),
+                _ => return false,
+            }
+        }
+        if others.next().is_some() {
+            return false;
+        }
+        changed.into_iter().for_each(|index| self.theirs[index] = true);
+        true
+    }
+}
+
+/// Ranges of bytes of this kind.
+fn runs(kinds: &[bool], kind: bool) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for at in (0..kinds.len()).filter(|at| kinds[*at] == kind) {
+        match runs.last_mut() {
+            Some(run) if run.end == at => run.end += 1,
+            _ => runs.push(at..at + 1),
+        }
+    }
+    runs
+}
+
+/// Another character for each that a control token has, and for each letter, so that texts are sorted as before.
+struct Alphabet {
+    of_tokens: HashSet<char>,
+}
+
+impl Alphabet {
+    fn for_tokens(tokens: &BTreeSet<&str>) -> Self {
+        Self { of_tokens: tokens.iter().flat_map(|token| token.chars()).collect() }
+    }
+
+    /// The other character: never the same, and of the same kind.
+    fn of(&self, letter: char) -> Option<char> {
+        let offset = |base: u32| char::from_u32(base + letter as u32);
+        match letter {
+            // Deseret has 40 letters, each as a capital and a small one, in this order.
+            'a'..='z' => char::from_u32(0x10428 + (letter as u32 - 'a' as u32)),
+            'A'..='Z' => char::from_u32(0x10400 + (letter as u32 - 'A' as u32)),
+            _ if !cases(letter).any(|letter| self.of_tokens.contains(&letter)) => None,
+            '0'..='9' => char::from_u32(0xff10 + (letter as u32 - '0' as u32)),
+            '\n' => Some('\u{2028}'),
+            ' ' => Some('\u{2004}'),
+            _ if letter.is_whitespace() => Some(if letter == '\u{2005}' { '\u{2006}' } else { '\u{2005}' }),
+            // Private use, in the first plane for what sorts before letters; beyond it each has its own as well.
+            _ if letter.is_ascii() => offset(0xe000),
+            // Beyond what fits, U+E0FF will do: the same is not asked of two.
+            _ => offset(0xf0000).or(Some('\u{e0ff}')),
+        }
+    }
+
+    /// The text with the characters of these ranges replaced.
+    fn replace(&self, text: &str, bytes: &[Range<usize>]) -> String {
+        let mut replaced = String::with_capacity(text.len() * 2);
+        let mut at = 0;
+        for range in bytes {
+            replaced.push_str(&text[at..range.start]);
+            replaced.extend(text[range.clone()].chars().map(|letter| self.of(letter).unwrap_or(letter)));
+            at = range.end;
+        }
+        replaced.push_str(&text[at..]);
+        replaced
+    }
+}
