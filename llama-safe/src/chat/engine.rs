@@ -15,15 +15,18 @@ use crate::error::ChatError;
 const NAME: &str = "chat";
 
 /// Bytes that a template may have; those of the best known models have 20,000 at most.
-const SOURCE_LIMIT: usize = 256 << 10;
+const SOURCE_LIMIT: usize = 128 << 10;
+
+/// Names, texts and operators that a tag may have: compiling them takes the square of their number.
+const TAG_LIMIT: usize = 1000;
 
 /// Marks errors that the template itself raises.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Raised(String);
 
-/// Compiles a template.
-pub(super) fn compile(source: String) -> Result<Environment<'static>, ChatError> {
+/// Compiles a template, whose longest tag has so many parts, in this line.
+pub(super) fn compile(source: String, (longest, line): (usize, usize)) -> Result<Environment<'static>, ChatError> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.map_err(|error| failed(&error, 0))?);
@@ -38,6 +41,10 @@ pub(super) fn compile(source: String) -> Result<Environment<'static>, ChatError>
     environment.set_unknown_method_callback(methods::call);
     if source.len() > SOURCE_LIMIT {
         return Err(ChatError::TooLong { bytes: source.len(), limit: SOURCE_LIMIT });
+    }
+    if longest > TAG_LIMIT {
+        let reason = format!("a tag of {longest} names, texts and operators, at most {TAG_LIMIT} are compiled");
+        return Err(ChatError::Syntax { line, reason });
     }
     let bytes = source.len();
     let compiled = bounds::compiling(bytes, || environment.add_template_owned(NAME, source))?;

@@ -92,9 +92,15 @@ impl ChatTemplate {
     ///
     /// [`ChatError::Syntax`], [`ChatError::Vocab`].
     pub fn parse(model: &Model, source: &str) -> Result<Self, ChatError> {
-        let Source { text, words } = source::read(source);
+        let Source { text, words, longest } = source::read(source);
         let specials = SpecialTokens::of(model.vocab())?;
-        Ok(Self { model: model.clone(), environment: engine::compile(text)?, words, specials, named: named(model)? })
+        Ok(Self {
+            model: model.clone(),
+            environment: engine::compile(text, longest)?,
+            words,
+            specials,
+            named: named(model)?,
+        })
     }
 
     /// The conversation as text.

@@ -84,39 +84,35 @@ impl Origin<'_> {
         Ok(by_byte)
     }
 
-    /// The inputs, in words of the template's and the rest.
+    /// The inputs in parts: for each word of the template's, longer ones first, where it stands; and the rest.
     fn pieces(&self) -> Vec<Piece> {
+        let single = |word: &str| matches!(word.as_bytes(), [] | [b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9']);
+        let mut words: Vec<&str> = self.words.iter().map(String::as_str).filter(|word| !single(word)).collect();
+        words.sort_by_key(|word| std::cmp::Reverse(word.len()));
         let mut pieces = Vec::new();
         for (input, text) in self.inputs.iter().enumerate() {
             if self.words.contains(text) {
                 pieces.push(Piece { is_word: true, ..Piece::whole(input, text) });
                 continue;
             }
-            let mut is_word = vec![false; text.len()];
-            for word in self.words.iter().filter(|word| word.len() > 1) {
-                text.match_indices(word.as_str()).for_each(|(at, _)| is_word[at..at + word.len()].fill(true));
+            let mut taken = vec![false; text.len()];
+            for word in &words {
+                let places = text.match_indices(word).map(|(at, _)| at..at + word.len());
+                let bytes: Vec<_> = places.filter(|bytes| !taken[bytes.clone()].contains(&true)).collect();
+                bytes.iter().for_each(|bytes| taken[bytes.clone()].fill(true));
+                pieces.extend((!bytes.is_empty()).then_some(Piece { input, is_word: true, bytes }));
             }
-            for kind in [false, true] {
-                let bytes = runs(&is_word, kind);
-                if !bytes.is_empty() {
-                    pieces.push(Piece { input, is_word: kind, bytes });
-                }
-            }
+            let bytes = free(&taken);
+            pieces.extend((!bytes.is_empty()).then_some(Piece { input, is_word: false, bytes }));
         }
         pieces
     }
 
-    /// The first of these tokens that a piece could be a part of: words only as a whole, or when the token is in them.
+    /// The first of these tokens that a piece could be a part of, or contain. A template that decides by the text of a piece
+    /// writes it as a whole.
     fn concerned<'t>(&self, piece: &Piece, mut tokens: impl Iterator<Item = &'t str>) -> Option<&'t str> {
         let text = &self.inputs[piece.input];
-        let parts = || piece.bytes.iter().map(|bytes| &text[bytes.clone()]);
-        tokens.find(|token| {
-            if piece.is_word {
-                parts().any(|part| part.contains(token) || token.contains(part))
-            } else {
-                parts().flat_map(str::chars).flat_map(cases).any(|letter| token.contains(letter))
-            }
-        })
+        tokens.find(|token| piece.bytes.iter().any(|bytes| overlap(&text[bytes.clone()], token)))
     }
 
     /// A token that such a piece could be a part of, at a place that is not known to be the conversation's.
@@ -125,6 +121,15 @@ impl Origin<'_> {
             |token: &&str| self.text.match_indices(token).any(|(at, _)| !theirs[at..at + token.len()].contains(&true));
         self.concerned(piece, self.tokens.iter().copied().filter(open))
     }
+}
+
+/// Whether one of two texts can be a part of the other, or the end of one the beginning of the other, in any case of letters.
+fn overlap(text: &str, token: &str) -> bool {
+    let (text, token) = (text.to_lowercase(), token.to_lowercase());
+    let meet = |left: &str, right: &str| {
+        left.char_indices().any(|(at, _)| right.starts_with(&left[at..]) && left.len() - at < right.len())
+    };
+    text.contains(&token) || token.contains(&text) || meet(&text, &token) || meet(&token, &text)
 }
 
 /// A character, and what becomes of it in capitals or small letters.
@@ -163,11 +168,12 @@ impl Search<'_, '_> {
             return false;
         }
         self.renderings += 1;
-        let mut by_input = vec![None; self.origin.inputs.len()];
-        pieces.iter().for_each(|piece| by_input[piece.input] = Some(&piece.bytes));
+        let mut by_input: Vec<Vec<Range<usize>>> = vec![vec![]; self.origin.inputs.len()];
+        pieces.iter().for_each(|piece| by_input[piece.input].extend(piece.bytes.iter().cloned()));
+        by_input.iter_mut().for_each(|bytes| bytes.sort_by_key(|bytes| bytes.start));
         let alphabet = &self.alphabet;
         let mut alter = |input: usize, text: &str| {
-            let bytes = by_input.get(input).copied().flatten()?;
+            let bytes = by_input.get(input).filter(|bytes| !bytes.is_empty())?;
             Some(alphabet.replace(text, bytes))
         };
         let Some(rendered) = (self.render)(&mut alter) else { return false };
@@ -188,16 +194,16 @@ impl Search<'_, '_> {
     }
 }
 
-/// Ranges of bytes of this kind.
-fn runs(kinds: &[bool], kind: bool) -> Vec<Range<usize>> {
-    let mut runs: Vec<Range<usize>> = Vec::new();
-    for at in (0..kinds.len()).filter(|at| kinds[*at] == kind) {
-        match runs.last_mut() {
-            Some(run) if run.end == at => run.end += 1,
-            _ => runs.push(at..at + 1),
+/// Ranges of bytes that are not taken.
+fn free(taken: &[bool]) -> Vec<Range<usize>> {
+    let mut free: Vec<Range<usize>> = Vec::new();
+    for at in (0..taken.len()).filter(|at| !taken[*at]) {
+        match free.last_mut() {
+            Some(range) if range.end == at => range.end += 1,
+            _ => free.push(at..at + 1),
         }
     }
-    runs
+    free
 }
 
 /// Another character for each that a control token has, and for each letter, so that texts are sorted as before.
@@ -240,5 +246,84 @@ impl Alphabet {
         }
         replaced.push_str(&text[at..]);
         replaced
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Renders by a function of the inputs, and shows the bytes that are theirs as `^`.
+    fn find(
+        inputs: &[&str],
+        words: &[&str],
+        tokens: &[&str],
+        render: impl Fn(&[String]) -> String,
+    ) -> Result<String, ChatError> {
+        let inputs: Vec<String> = inputs.iter().map(|&text| text.to_owned()).collect();
+        let words = words.iter().map(|&text| text.to_owned()).collect();
+        let tokens = tokens.iter().copied().collect();
+        let text = render(&inputs);
+        let origin = Origin { text: &text, inputs: &inputs, words: &words, tokens: &tokens };
+        let theirs = origin.find(&mut |alter| {
+            let altered: Vec<String> = inputs
+                .iter()
+                .enumerate()
+                .map(|(index, text)| alter(index, text).unwrap_or_else(|| text.clone()))
+                .collect();
+            Some(render(&altered))
+        })?;
+        Ok(theirs.iter().map(|theirs| if *theirs { '^' } else { '.' }).collect())
+    }
+
+    #[test]
+    fn characters_of_inputs_are_found_whatever_happens_to_them() {
+        let join = |inputs: &[String]| format!("<s>{}<s>", inputs[0].trim());
+        assert_eq!(find(&[" <s>\n"], &[], &["<s>"], join).as_deref(), Ok("...^^^..."));
+        let upper = |inputs: &[String]| format!("<{}>", inputs[0].to_uppercase());
+        assert_eq!(find(&["s"], &[], &["<S>"], upper).as_deref(), Ok(".^."));
+        assert_eq!(find(&["\u{17f}"], &[], &["<S>"], upper).map(|_| ()).is_ok(), false, "a long s in capitals is an S");
+    }
+
+    #[test]
+    fn words_of_the_template_are_told_from_the_rest() {
+        // Decides by one text, writes the other.
+        let decide =
+            |inputs: &[String]| if inputs[0] == "function" { format!("<s>{}", inputs[1]) } else { String::new() };
+        assert_eq!(find(&["function", "<s>"], &["function"], &["<s>"], decide).as_deref(), Ok("...^^^"));
+        // Cuts a text at a word.
+        let cut = |inputs: &[String]| format!("<s>{}", inputs[0].rsplit("</think>").next().unwrap_or_default());
+        assert_eq!(find(&["a</think><s>"], &["</think>"], &["<s>"], cut).as_deref(), Ok("...^^^"));
+    }
+
+    #[test]
+    fn what_cannot_be_told_apart_is_refused() {
+        let cut = |inputs: &[String]| format!("</t>{}", inputs[0].rsplit("</t>").next().unwrap_or_default());
+        let error = ChatError::Indistinguishable { token: "</t>".to_owned(), text: "</t>".to_owned() };
+        assert_eq!(find(&["a</t>b"], &["</t>"], &["</t>"], cut), Err(error));
+    }
+
+    #[test]
+    fn sorted_names_are_no_trouble() {
+        let sorted = |inputs: &[String]| {
+            let mut inputs = inputs.to_vec();
+            inputs.sort();
+            format!("<s>{}", inputs.join(","))
+        };
+        assert_eq!(find(&["days", "city", "Name_x"], &[], &["<s>", "_"], sorted).map(|marks| marks.len()), Ok(19));
+        assert!(find(&["days", "city", "name"], &["name"], &["<s>"], sorted).is_ok());
+    }
+
+    proptest! {
+        /// The other alphabet has no character at the place of itself.
+        #[test]
+        fn no_character_stays_itself(text in "\\PC{1,20}") {
+            let alphabet = Alphabet::for_tokens(&[text.as_str()].into());
+            let replaced = alphabet.replace(&text, std::slice::from_ref(&(0..text.len())));
+            prop_assert_eq!(replaced.chars().count(), text.chars().count());
+            prop_assert!(replaced.chars().zip(text.chars()).all(|(new, old)| new != old));
+        }
     }
 }

@@ -7,8 +7,10 @@ use std::collections::BTreeSet;
 pub(super) struct Source {
     /// The source for the engine.
     pub(super) text: String,
-    /// Names and whole texts that stand in its tags.
+    /// Texts and names of attributes that stand in its tags.
     pub(super) words: BTreeSet<String>,
+    /// Parts of the longest tag, and the line that it ends in.
+    pub(super) longest: (usize, usize),
 }
 
 /// The filter around what a namespace is to hold.
@@ -89,17 +91,20 @@ impl Source {
     fn expression(&mut self, inside: &str, end: &str, assigned: Option<usize>) -> usize {
         let mut at = 0;
         let mut before = Before::Other;
+        let mut parts = 0;
         while let Some(first) = inside[at..].chars().next() {
             let rest = &inside[at..];
             if rest.starts_with(end) || (rest.starts_with(['-', '+']) && rest[1..].starts_with(end)) {
                 if assigned.is_some() {
                     self.text.push_str(&format!(")|{KEPT} "));
                 }
+                self.longest = self.longest.max((parts, self.text.matches('\n').count() + 1));
                 let length = end.len() + usize::from(!rest.starts_with(end));
                 self.text.push_str(&rest[..length]);
                 return at + length;
             }
             let mut length = first.len_utf8();
+            parts += usize::from(!first.is_whitespace());
             match first {
                 '\'' | '"' => {
                     let (text, quoted) = quoted(rest, first);
@@ -108,7 +113,9 @@ impl Source {
                 }
                 _ if first.is_alphanumeric() || first == '_' => {
                     let name = word(rest);
-                    self.words.insert(name.to_owned());
+                    if inside[..at].ends_with('.') {
+                        self.words.insert(name.to_owned());
+                    }
                     let other = first.is_ascii_digit() || KEYWORDS.contains(&name);
                     (before, length) = (if other { Before::Other } else { Before::Value }, name.len());
                 }
@@ -183,8 +190,9 @@ mod tests {
 
     #[test]
     fn words_are_those_of_tags() {
+        assert_eq!(read("{{ a }}\n{% if a.b == 'c d' %}\n").longest, (6, 2));
         let words = read(r#"no {# no #} {% if a.b == 'c\n}}d' -%} no {{ x["y\""] }}"#).words;
-        assert_eq!(words.into_iter().collect::<Vec<_>>(), ["a", "b", "c\n}}d", "if", "x", "y\""]);
+        assert_eq!(words.into_iter().collect::<Vec<_>>(), ["b", "c\n}}d", "y\""]);
     }
 
     #[test]

@@ -95,7 +95,7 @@ mod tests {
         let node = Node::Map(vec![("role", Node::Word("user")), ("x", Node::Json(&json)), ("y", Node::Text("b"))]);
         assert_eq!(node.texts(), ["k", "a", "b"]);
         let value = node.value(&mut |text| Some(text.to_uppercase()));
-        assert_eq!(value.to_string(), r#"{"role": "user", "x": {"K": ["A", 1, None, True, 0.5]}, "y": "B"}"#);
+        assert_eq!(value.to_string(), "{'role': 'user', 'x': {'K': ['A', 1, None, True, 0.5]}, 'y': 'B'}");
     }
 
     #[test]
