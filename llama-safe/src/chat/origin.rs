@@ -125,7 +125,9 @@ impl Origin<'_> {
 
 /// Whether one of two texts can be a part of the other, or the end of one the beginning of the other, in any case of letters.
 fn overlap(text: &str, token: &str) -> bool {
-    let (text, token) = (text.to_lowercase(), token.to_lowercase());
+    // Some letters have only the other case in common: a long s is an S as a capital.
+    let fold = |text: &str| text.to_uppercase().to_lowercase();
+    let (text, token) = (fold(text), fold(token));
     let meet = |left: &str, right: &str| {
         left.char_indices().any(|(at, _)| right.starts_with(&left[at..]) && left.len() - at < right.len())
     };
@@ -139,7 +141,7 @@ fn cases(letter: char) -> impl Iterator<Item = char> {
 
 impl Piece {
     fn whole(input: usize, text: &str) -> Self {
-        Self { input, is_word: false, bytes: vec![0..text.len()] }
+        Self { input, is_word: false, bytes: std::iter::once(0..text.len()).collect() }
     }
 
     fn text<'a>(&self, origin: &Origin<'a>) -> &'a str {
@@ -284,7 +286,7 @@ mod tests {
         assert_eq!(find(&[" <s>\n"], &[], &["<s>"], join).as_deref(), Ok("...^^^..."));
         let upper = |inputs: &[String]| format!("<{}>", inputs[0].to_uppercase());
         assert_eq!(find(&["s"], &[], &["<S>"], upper).as_deref(), Ok(".^."));
-        assert_eq!(find(&["\u{17f}"], &[], &["<S>"], upper).map(|_| ()).is_ok(), false, "a long s in capitals is an S");
+        assert!(find(&["\u{17f}"], &[], &["<S>"], upper).is_err(), "a long s in capitals is an S");
     }
 
     #[test]

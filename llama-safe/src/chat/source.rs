@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn words_are_those_of_tags() {
-        assert_eq!(read("{{ a }}\n{% if a.b == 'c d' %}\n").longest, (6, 2));
+        assert_eq!(read("{{ a }}\n{% if a.b == 'c d' %}\n").longest, (7, 2));
         let words = read(r#"no {# no #} {% if a.b == 'c\n}}d' -%} no {{ x["y\""] }}"#).words;
         assert_eq!(words.into_iter().collect::<Vec<_>>(), ["b", "c\n}}d", "y\""]);
     }
