@@ -46,6 +46,7 @@
 //! | quantise a file; write a model | [`quantize()`]; [`Model::save`] |
 //! | read a prompt that is longer than a batch | [`Batch::prompt`] |
 //! | choose the next token | [`Sampler::chain`], [`Sampler::recommended`], [`Sampler::greedy`] |
+//! | write a conversation as the model expects it | [`ChatTemplate`] |
 //! | turn tokens into text as they come | [`Detokenizer`] |
 //! | end a text: strings, tokens, length, a closure | [`StopConditions`], [`Stopper`] |
 //! | probabilities of tokens | [`Outputs::logprobs`], [`LogProbs`] |
@@ -76,9 +77,9 @@
 //!
 //! Errors, ids and places; the limits of a context; batch rows, sequence slots, the packing of texts into batches, the texts
 //! that an encoder was given, probabilities, the rules for model files and the bytes of saved states (all without
-//! `unsafe`); the start of llama.cpp, its log, and parameters; model, vocabulary, and where a text ends; context;
-//! sequences, their memory, and saving it; batches and outputs; sampling; embeddings and scores of many texts. A module uses
-//! only those before it.
+//! `unsafe`); the start of llama.cpp, its log, and parameters; model, vocabulary, and where a text ends; chat templates and
+//! context; sequences, their memory, and saving it; batches and outputs; sampling; embeddings and scores of many texts. A
+//! module uses only those before it.
 
 // Floor 1.
 mod error;
@@ -109,6 +110,8 @@ mod model;
 mod stop;
 mod vocab;
 // Floor 5.
+#[cfg(feature = "chat")]
+mod chat;
 mod context;
 // Floor 6.
 mod memory;
@@ -128,9 +131,13 @@ mod reranker;
 
 pub use backend::{Device, DeviceKind, devices, llama_cpp_version, system_info};
 pub use batch::Batch;
+#[cfg(feature = "chat")]
+pub use chat::{ChatOptions, ChatTemplate, Message, ToolCall};
 pub use context::{AbortHandle, Context};
 pub use detokenizer::Detokenizer;
 pub use embedder::{Embedder, EmbedderParams, Embeddings};
+#[cfg(feature = "chat")]
+pub use error::ChatError;
 pub use error::{
     AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, LoadError, MemoryError,
     Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplerParamError, SamplingError, SaveError,

@@ -171,7 +171,7 @@ impl Frame {
 
 /// The frame that a model asks for.
 fn frame(model: &Model) -> Result<Frame, EmbedError> {
-    if let Some(template) = model.metadata_value("tokenizer.chat_template.rerank") {
+    if let Some(template) = model.template(Some("rerank")) {
         return match ["{query}", "{document}"].into_iter().find(|place| !template.contains(place)) {
             Some(lacks) => Err(EmbedError::Template { lacks }),
             None => Ok(Frame::Template(template)),

@@ -306,6 +306,17 @@ impl Vocab<'_> {
         Ok(unsafe { backend::string(text) })
     }
 
+    /// `enum llama_token_attr`'s bits of the token.
+    #[cfg(feature = "chat")]
+    pub(crate) fn attributes(&self, token: Token) -> Result<sys::llama_token_attr, VocabError> {
+        self.check(token)?;
+        sys::guarded(0, |result, error| {
+            // SAFETY: the vocabulary lives, and the token is in it.
+            unsafe { sys::guard_llama_vocab_get_attr(result, error, self.raw(), token.0) }
+        })
+        .map_err(|reason| VocabError::Failed { reason })
+    }
+
     /// The token's score, which means something in SentencePiece and Unigram vocabularies.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 
 mod adapter;
 mod batch;
+#[cfg(feature = "chat")]
+mod chat;
 mod context;
 mod gguf;
 mod memory;
@@ -14,6 +16,8 @@ mod text;
 
 pub use adapter::{AdapterError, ControlVectorError};
 pub use batch::{DecodeError, OutputError, PushError, SequenceError};
+#[cfg(feature = "chat")]
+pub use chat::ChatError;
 pub use context::ContextError;
 pub use gguf::GgufError;
 pub use memory::{MemoryError, Obstacle};

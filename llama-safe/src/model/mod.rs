@@ -7,6 +7,7 @@ pub(crate) mod load;
 pub(crate) mod metadata;
 pub(crate) mod quantize;
 pub(crate) mod save;
+pub(crate) mod template;
 
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
