@@ -316,6 +316,10 @@ impl Context {
         self.reclaim();
         batch.rows.check(self.id)?;
         self.check_encoded(&batch.rows, call)?;
+        let sampled = match call {
+            Call::Decode => self.check_graph_samplers(&batch.rows)?,
+            Call::Encode => Vec::new(),
+        };
         self.last = None;
         let mix = self.mix(&batch.rows);
         let waits = mix.loses_places || (mix.moves_cells && self.has_bystanders(&batch.rows));
@@ -324,6 +328,11 @@ impl Context {
                 return Err(DecodeError::Aborted { damaged: Vec::new() });
             }
             self.abort.deferred.store(true, Ordering::Relaxed);
+        }
+        let arranged = if call == Call::Decode { self.arrange_graph_samplers(&batch.rows) } else { Ok(()) };
+        if let Err(reason) = arranged {
+            self.abort.deferred.store(false, Ordering::Relaxed);
+            return Err(DecodeError::Failed { reason, damaged: Vec::new() });
         }
         log::forget_errors();
         let result = if self.steering.reserve_pending {
@@ -338,6 +347,7 @@ impl Context {
         if waits {
             self.abort.deferred.store(false, Ordering::Relaxed);
         }
+        self.finish_graph_samplers(&batch.rows, &sampled, result == Ok(0));
         match result {
             Ok(0) => {}
             Ok(1) => {
@@ -360,6 +370,7 @@ impl Context {
             Call::Encode => self.remember_encoded(&batch.rows),
         }
         self.last_is_encoding = call == Call::Encode && self.encoded.is_some();
+        self.graph.sampled = sampled;
         self.last = Some(batch.rows.fill());
         self.last_sequences.clear();
         for participant in batch.rows.participants() {

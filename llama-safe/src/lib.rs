@@ -53,6 +53,7 @@
 //! | encoder-decoders (T5), diffusion models | [`Context::encode`] |
 //! | parts of pictures (M-RoPE) | [`Place`], [`Batch::push_embedding_at`] |
 //! | recurrent models that go back some tokens | [`ContextParams::rollback_tokens`] |
+//! | sample inside the computation | [`Context::set_graph_sampler`] |
 //! | stop a computation | [`Context::abort_handle`] |
 //! | try a model that is new to you | [`verify()`] |
 //! | see what is computed in a slower way, or refused | [`Limits::fallback`], [`known_faults`] |
@@ -86,6 +87,7 @@ mod columns;
 mod encoded;
 mod fingerprint;
 mod gguf;
+mod graph_sampler;
 mod packing;
 mod pool;
 mod quirks;
@@ -95,6 +97,7 @@ mod saved;
 mod whole_file;
 // Floor 3.
 mod backend;
+mod graph_chain;
 mod log;
 mod memory_file;
 mod params;
@@ -105,6 +108,7 @@ mod vocab;
 // Floor 5.
 mod context;
 // Floor 6.
+mod graph_sampling;
 mod memory;
 mod sequence;
 mod state;
@@ -113,6 +117,7 @@ mod steering;
 mod batch;
 mod outputs;
 // Floor 8.
+mod sampled;
 mod sampling;
 // Floor 9.
 mod embedder;
@@ -126,11 +131,12 @@ pub use context::{AbortHandle, Context};
 pub use detokenizer::Detokenizer;
 pub use embedder::{Embedder, EmbedderParams, Embeddings};
 pub use error::{
-    AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, LoadError, MemoryError,
-    Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplingError, SaveError, SequenceError,
-    SplitError, StateError, VerifyError, VocabError,
+    AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, GraphSamplerError, LoadError,
+    MemoryError, Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplingError, SaveError,
+    SequenceError, SplitError, StateError, VerifyError, VocabError,
 };
 pub use gguf::overrides::MetadataValue;
+pub use graph_sampler::{GraphChain, GraphSampler};
 pub use id::{OutputSlot, SeqId, Token};
 pub use limits::{Fallback, KvLayout, Limits, MemoryKind, Pooling};
 pub use model::Model;
@@ -142,6 +148,7 @@ pub use params::{ContextParams, FlashAttention, KvType, LoadMode, ModelParams};
 pub use place::Place;
 pub use quirks::known_faults;
 pub use reranker::Reranker;
+pub use sampled::Candidates;
 pub use sampling::Sampler;
 pub use saved::{SavedSequence, State};
 pub use sequence::Sequence;

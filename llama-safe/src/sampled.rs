@@ -1,0 +1,145 @@
+//! What samplers inside the computation leave of a row.
+
+use llama_sys as sys;
+
+use crate::error::OutputError;
+use crate::graph_sampler::Selector;
+use crate::id::{OutputSlot, Token};
+use crate::outputs::Outputs;
+
+/// What a sampler inside the computation left of the vocabulary for one row, in no particular order.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidates<'context> {
+    /// `[len]`; `None` where they are all tokens in order.
+    tokens: Option<&'context [i32]>,
+    /// `[len]`.
+    values: &'context [f32],
+    are_probabilities: bool,
+}
+
+impl<'context> Candidates<'context> {
+    /// Whether the values are probabilities, as of a sampler that draws; otherwise they are logits.
+    #[must_use]
+    pub fn are_probabilities(&self) -> bool {
+        self.are_probabilities
+    }
+
+    /// The tokens that are possible, each with its value: those with a probability above 0, or a logit above minus infinity.
+    pub fn iter(&self) -> impl Iterator<Item = (Token, f32)> + use<'context> {
+        let impossible = if self.are_probabilities { 0.0 } else { f32::NEG_INFINITY };
+        let (tokens, values) = (self.tokens, self.values);
+        let all = values.iter().enumerate().filter(move |(_, value)| **value != impossible);
+        all.map(move |(index, value)| (token(tokens, index), *value))
+    }
+}
+
+/// The token of a candidate.
+fn token(tokens: Option<&[i32]>, index: usize) -> Token {
+    // Without a list they are a vocabulary's, whose ids are `int32_t`s.
+    Token(tokens.and_then(|tokens| tokens.get(index).copied()).unwrap_or(index as i32))
+}
+
+/// The token of the highest value, the lowest id of several.
+fn most_likely(candidates: &Candidates) -> Option<(Token, f32)> {
+    candidates.iter().reduce(|best, next| {
+        let better = next.1 > best.1 || (next.1 == best.1 && next.0 < best.0);
+        if better { next } else { best }
+    })
+}
+
+impl<'context> Outputs<'context> {
+    /// The token that a row's [sampler](crate::Context::set_graph_sampler) chose.
+    ///
+    /// # Errors
+    ///
+    /// [`OutputError`]: the slot is of another batch, its row was not sampled, or its sampler chooses nothing, or the logits
+    /// were no numbers.
+    pub fn sampled(&self, slot: OutputSlot) -> Result<Token, OutputError> {
+        self.check(slot)?;
+        let row = slot.row;
+        let selector = self.context.graph.selector_of(row).ok_or(OutputError::NotSampled { row })?;
+        if selector == Selector::Candidates {
+            return Err(OutputError::NothingChosen { row });
+        }
+        let candidates = self.candidates(slot)?;
+        if selector == Selector::Greedy {
+            return most_likely(&candidates).map(|(token, _)| token).ok_or(OutputError::Missing { row });
+        }
+        let place = self.context.by_slot.place(row) as i32;
+        let chosen = sys::guarded(-1, |result, error| {
+            // SAFETY: the context lives, and a row that it does not know gives -1.
+            unsafe { sys::guard_llama_get_sampled_token_ith(result, error, self.context.as_ptr(), place) }
+        });
+        let chosen = chosen.ok().filter(|token| *token >= 0).ok_or(OutputError::Missing { row })?;
+        let values = candidates.values;
+        let last = values.len() - 1;
+        // A random number that rounds to 1, or to more than the sum of all probabilities, takes the last candidate, be it one that
+        // was ruled out (llama-sampler.cpp:1316): the last that was not is meant.
+        if token(candidates.tokens, last).0 == chosen && values[last] == 0.0 {
+            let possible = values.iter().rposition(|probability| *probability > 0.0);
+            return possible.map(|index| token(candidates.tokens, index)).ok_or(OutputError::Missing { row });
+        }
+        Ok(Token(chosen))
+    }
+
+    /// What a row's [sampler](crate::Context::set_graph_sampler) left of the vocabulary, with logits or probabilities.
+    ///
+    /// # Errors
+    ///
+    /// [`OutputError`]: the slot is of another batch, its row was not sampled, or the logits were no numbers.
+    pub fn candidates(&self, slot: OutputSlot) -> Result<Candidates<'context>, OutputError> {
+        self.check(slot)?;
+        let row = slot.row;
+        let selector = self.context.graph.selector_of(row).ok_or(OutputError::NotSampled { row })?;
+        let are_probabilities = matches!(selector, Selector::Dist(_));
+        let (context, place) = (self.context.as_ptr(), self.context.by_slot.place(row) as i32);
+        let values = sys::guarded(std::ptr::null_mut(), |result, error| {
+            // SAFETY: the context lives, and a row that it does not know, or without such values, gives NULL.
+            unsafe {
+                if are_probabilities {
+                    sys::guard_llama_get_sampled_probs_ith(result, error, context, place)
+                } else {
+                    sys::guard_llama_get_sampled_logits_ith(result, error, context, place)
+                }
+            }
+        });
+        let count = sys::guarded(0, |result, error| {
+            // SAFETY: the context lives, and a row that it does not know gives 0.
+            unsafe {
+                if are_probabilities {
+                    sys::guard_llama_get_sampled_probs_count_ith(result, error, context, place)
+                } else {
+                    sys::guard_llama_get_sampled_logits_count_ith(result, error, context, place)
+                }
+            }
+        });
+        let values = self.row(values, count.unwrap_or(0), row)?;
+        let ids = sys::guarded(0, |result, error| {
+            // SAFETY: as above.
+            unsafe { sys::guard_llama_get_sampled_candidates_count_ith(result, error, context, place) }
+        });
+        let tokens = match ids.unwrap_or(0) as usize {
+            // All tokens: dist without a step that takes some away.
+            0 if values.len() == self.context.limits.vocabulary() as usize => None,
+            count if count == values.len() => {
+                let pointer = sys::guarded(std::ptr::null_mut(), |result, error| {
+                    // SAFETY: as above.
+                    unsafe { sys::guard_llama_get_sampled_candidates_ith(result, error, context, place) }
+                });
+                let pointer = pointer.ok().filter(|pointer| !pointer.is_null()).ok_or(OutputError::Missing { row })?;
+                // SAFETY: a list of as many ids as are told, which is written by the next computation at the earliest;
+                // that needs the context mutably, which this borrow forbids.
+                Some(unsafe { std::slice::from_raw_parts(pointer.cast_const(), count) })
+            }
+            _ => return Err(OutputError::Missing { row }),
+        };
+        match values {
+            [] => Err(OutputError::Missing { row }),
+            // Of logits that are no numbers there are no probabilities; infinite ones have none either.
+            _ if values.iter().any(|value| value.is_nan() || *value == f32::INFINITY) => {
+                Err(OutputError::NotNumbers { row })
+            }
+            _ => Ok(Candidates { tokens, values, are_probabilities }),
+        }
+    }
+}
