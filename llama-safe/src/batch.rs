@@ -329,7 +329,10 @@ impl Context {
             }
             self.abort.deferred.store(true, Ordering::Relaxed);
         }
-        let arranged = if call == Call::Decode { self.arrange_graph_samplers(&batch.rows) } else { Ok(()) };
+        let arranged = match call {
+            Call::Decode => self.arrange_graph_samplers(&batch.rows, &sampled),
+            Call::Encode => Ok(()),
+        };
         if let Err(reason) = arranged {
             self.abort.deferred.store(false, Ordering::Relaxed);
             return Err(DecodeError::Failed { reason, damaged: Vec::new() });

@@ -164,11 +164,12 @@ impl Context {
 
     /// Takes off the chains that the batch's rows are not to be sampled with, before they are computed. No outputs can be
     /// read any more by now.
-    pub(crate) fn arrange_graph_samplers(&mut self, rows: &Rows) -> Result<(), String> {
+    pub(crate) fn arrange_graph_samplers(&mut self, rows: &Rows, sampled: &[(u32, Selector)]) -> Result<(), String> {
         if self.graph.is_empty() {
             return Ok(());
         }
-        let in_use = self.pool.live().any(|lease| self.graph.wanted(lease.id()).is_some());
+        // A sequence of the batch may have been dropped by another thread since it was checked.
+        let in_use = !sampled.is_empty() || self.pool.live().any(|lease| self.graph.wanted(lease.id()).is_some());
         let mut gives_logits = vec![false; self.limits.sequences() as usize];
         for id in outputs(rows).filter_map(|row| rows.sequence(row)) {
             gives_logits[id.slot() as usize] |= self.graph.wanted(id).is_none();
