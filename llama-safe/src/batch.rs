@@ -321,6 +321,10 @@ impl Context {
             Call::Encode => Vec::new(),
         };
         self.last = None;
+        if call == Call::Decode {
+            let arranged = self.arrange_graph_samplers(&batch.rows, &sampled);
+            arranged.map_err(|reason| DecodeError::Failed { reason, damaged: Vec::new() })?;
+        }
         let mix = self.mix(&batch.rows);
         let waits = mix.loses_places || (mix.moves_cells && self.has_bystanders(&batch.rows));
         if waits {
@@ -328,14 +332,6 @@ impl Context {
                 return Err(DecodeError::Aborted { damaged: Vec::new() });
             }
             self.abort.deferred.store(true, Ordering::Relaxed);
-        }
-        let arranged = match call {
-            Call::Decode => self.arrange_graph_samplers(&batch.rows, &sampled),
-            Call::Encode => Ok(()),
-        };
-        if let Err(reason) = arranged {
-            self.abort.deferred.store(false, Ordering::Relaxed);
-            return Err(DecodeError::Failed { reason, damaged: Vec::new() });
         }
         log::forget_errors();
         let result = if self.steering.reserve_pending {

@@ -39,6 +39,20 @@ fn token(tokens: Option<&[i32]>, index: usize) -> Token {
     Token(tokens.and_then(|tokens| tokens.get(index).copied()).unwrap_or(index as i32))
 }
 
+/// The token that was drawn, where llama.cpp says `chosen`.
+///
+/// A random number that rounds to 1, or to more than the sum of all probabilities, takes the last candidate, be it one that was
+/// ruled out (llama-sampler.cpp:1316): the last that was not is meant.
+fn drawn(candidates: &Candidates, chosen: Token) -> Option<Token> {
+    let values = candidates.values;
+    let last = values.len().checked_sub(1)?;
+    if values[last] > 0.0 || token(candidates.tokens, last) != chosen {
+        return Some(chosen);
+    }
+    let possible = values.iter().rposition(|probability| *probability > 0.0)?;
+    Some(token(candidates.tokens, possible))
+}
+
 /// The token of the highest value, the lowest id of several.
 fn most_likely(candidates: &Candidates) -> Option<(Token, f32)> {
     candidates.iter().reduce(|best, next| {
@@ -71,15 +85,7 @@ impl<'context> Outputs<'context> {
             unsafe { sys::guard_llama_get_sampled_token_ith(result, error, self.context.as_ptr(), place) }
         });
         let chosen = chosen.ok().filter(|token| *token >= 0).ok_or(OutputError::Missing { row })?;
-        let values = candidates.values;
-        let last = values.len() - 1;
-        // A random number that rounds to 1, or to more than the sum of all probabilities, takes the last candidate, be it one that
-        // was ruled out (llama-sampler.cpp:1316): the last that was not is meant.
-        if token(candidates.tokens, last).0 == chosen && values[last] == 0.0 {
-            let possible = values.iter().rposition(|probability| *probability > 0.0);
-            return possible.map(|index| token(candidates.tokens, index)).ok_or(OutputError::Missing { row });
-        }
-        Ok(Token(chosen))
+        drawn(&candidates, Token(chosen)).ok_or(OutputError::Missing { row })
     }
 
     /// What a row's [sampler](crate::Context::set_graph_sampler) left of the vocabulary, with logits or probabilities.
@@ -141,5 +147,32 @@ impl<'context> Outputs<'context> {
             }
             _ => Ok(Candidates { tokens, values, are_probabilities }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_was_ruled_out_is_never_drawn() {
+        let of = |tokens, values| Candidates { tokens, values, are_probabilities: true };
+        let all = of(None, &[0.5, 0.0, 0.5, 0.0, 0.0]);
+        assert_eq!(drawn(&all, Token(4)), Some(Token(2)));
+        assert_eq!(drawn(&all, Token(0)), Some(Token(0)));
+        let some = of(Some(&[9, 7, 8]), &[0.25, 0.75, 0.0]);
+        assert_eq!(drawn(&some, Token(8)), Some(Token(7)));
+        assert_eq!(drawn(&some, Token(9)), Some(Token(9)));
+        assert_eq!(drawn(&of(Some(&[9, 7]), &[0.25, 0.75]), Token(7)), Some(Token(7)));
+        assert_eq!(drawn(&of(None, &[]), Token(0)), None);
+        assert_eq!(some.iter().collect::<Vec<_>>(), [(Token(9), 0.25), (Token(7), 0.75)]);
+    }
+
+    #[test]
+    fn of_equal_logits_the_lowest_token_is_taken() {
+        let values = [1.0, 2.0, 2.0, f32::NEG_INFINITY];
+        let candidates = Candidates { tokens: Some(&[3, 11, 5, 0]), values: &values, are_probabilities: false };
+        assert_eq!(most_likely(&candidates), Some((Token(5), 2.0)));
+        assert_eq!(most_likely(&Candidates { values: &values[3..], ..candidates }), None);
     }
 }
