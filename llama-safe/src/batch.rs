@@ -316,7 +316,15 @@ impl Context {
         self.reclaim();
         batch.rows.check(self.id)?;
         self.check_encoded(&batch.rows, call)?;
+        let sampled = match call {
+            Call::Decode => self.check_graph_samplers(&batch.rows)?,
+            Call::Encode => Vec::new(),
+        };
         self.last = None;
+        if call == Call::Decode {
+            let arranged = self.arrange_graph_samplers(&batch.rows, &sampled);
+            arranged.map_err(|reason| DecodeError::Failed { reason, damaged: Vec::new() })?;
+        }
         let mix = self.mix(&batch.rows);
         let waits = mix.loses_places || (mix.moves_cells && self.has_bystanders(&batch.rows));
         if waits {
@@ -338,6 +346,7 @@ impl Context {
         if waits {
             self.abort.deferred.store(false, Ordering::Relaxed);
         }
+        self.finish_graph_samplers(&batch.rows, &sampled, result == Ok(0));
         match result {
             Ok(0) => {}
             Ok(1) => {
@@ -360,6 +369,7 @@ impl Context {
             Call::Encode => self.remember_encoded(&batch.rows),
         }
         self.last_is_encoding = call == Call::Encode && self.encoded.is_some();
+        self.graph.sampled = sampled;
         self.last = Some(batch.rows.fill());
         self.last_sequences.clear();
         for participant in batch.rows.participants() {

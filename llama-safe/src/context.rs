@@ -11,6 +11,7 @@ use crate::backend;
 use crate::columns::BySlot;
 use crate::encoded::{self, Encoded};
 use crate::error::ContextError;
+use crate::graph_chain::GraphSlots;
 use crate::id::{ContextId, FillId, SeqId};
 use crate::limits::{self, Fallback, KvLayout, Limits, MemoryKind, Pooling};
 use crate::log;
@@ -60,6 +61,8 @@ pub struct Context {
     pub(crate) ones: Vec<i32>,
     pub(crate) abort: Arc<Abort>,
     pub(crate) steering: Steering,
+    /// The samplers that run in its computations. llama.cpp points to them: they are dropped after the context's own `drop` has run.
+    pub(crate) graph: GraphSlots,
     /// Whether the next decode copies streams of cells before anything else.
     pub(crate) copies_wait: bool,
     /// How llama.cpp lays out states of this context, once that was needed.
@@ -144,6 +147,7 @@ impl Context {
             limits,
             abort,
             steering: Steering::default(),
+            graph: GraphSlots::default(),
             copies_wait: false,
             layout: None,
             quirk,
@@ -381,6 +385,8 @@ fn raw_params(
     raw.type_k = kv_type;
     raw.type_v = kv_type;
     raw.n_rs_seq = asked.rollback_tokens;
+    // Outputs of a sequence that is sampled in the graph; of others as many as there are tokens.
+    raw.n_outputs_max_per_seq = 1;
     // On few shared cells those of a fork may be kept by the sequences that share them until no room is left for the whole
     // batch, and llama.cpp cuts it to smaller micro-batches (llama-kv-cache-iswa.cpp:203).
     raw.swa_full = params.keep_past_window || at_once;

@@ -57,6 +57,7 @@
 //! | encoder-decoders (T5), diffusion models | [`Context::encode`] |
 //! | parts of pictures (M-RoPE) | [`Place`], [`Batch::push_embedding_at`] |
 //! | recurrent models that go back some tokens | [`ContextParams::rollback_tokens`] |
+//! | sample inside the computation | [`Context::set_graph_sampler`] |
 //! | stop a computation | [`Context::abort_handle`] |
 //! | try a model that is new to you | [`verify()`] |
 //! | see what is computed in a slower way, or refused | [`Limits::fallback`], [`known_faults`] |
@@ -91,6 +92,7 @@ mod columns;
 mod encoded;
 mod fingerprint;
 mod gguf;
+mod graph_sampler;
 mod logprobs;
 mod packing;
 mod pool;
@@ -101,6 +103,7 @@ mod saved;
 mod whole_file;
 // Floor 3.
 mod backend;
+mod graph_chain;
 mod log;
 mod memory_file;
 mod params;
@@ -114,6 +117,7 @@ mod vocab;
 mod chat;
 mod context;
 // Floor 6.
+mod graph_sampling;
 mod memory;
 mod sequence;
 mod state;
@@ -122,6 +126,7 @@ mod steering;
 mod batch;
 mod outputs;
 // Floor 8.
+mod sampled;
 mod sampling;
 // Floor 9.
 mod embedder;
@@ -139,11 +144,12 @@ pub use embedder::{Embedder, EmbedderParams, Embeddings};
 #[cfg(feature = "chat")]
 pub use error::ChatError;
 pub use error::{
-    AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, LoadError, MemoryError,
-    Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplerParamError, SamplingError, SaveError,
-    SequenceError, SplitError, StateError, StopError, VerifyError, VocabError,
+    AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, GraphSamplerError, LoadError,
+    MemoryError, Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplerParamError, SamplingError,
+    SaveError, SequenceError, SplitError, StateError, StopError, VerifyError, VocabError,
 };
 pub use gguf::overrides::MetadataValue;
+pub use graph_sampler::{GraphChain, GraphSampler};
 pub use id::{OutputSlot, SeqId, Token};
 pub use limits::{Fallback, KvLayout, Limits, MemoryKind, Pooling};
 pub use logprobs::{LogProbs, TokenLogProb};
@@ -156,6 +162,7 @@ pub use params::{ContextParams, FlashAttention, KvType, LoadMode, ModelParams};
 pub use place::Place;
 pub use quirks::known_faults;
 pub use reranker::Reranker;
+pub use sampled::GraphCandidates;
 pub use sampling::{
     AdaptiveP, Candidate, Candidates, CustomSampler, Dry, Mirostat, MirostatV2, Penalties, Sampler, SamplerChain, Xtc,
 };

@@ -22,7 +22,7 @@ use crate::sequence::Sequence;
 /// ```
 #[derive(Clone, Copy)]
 pub struct Outputs<'context> {
-    context: &'context Context,
+    pub(crate) context: &'context Context,
 }
 
 impl fmt::Debug for Outputs<'_> {
@@ -56,12 +56,18 @@ impl<'context> Outputs<'context> {
     ///
     /// # Errors
     ///
-    /// [`OutputError`]: the slot is of another batch, the context computes no logits, or they are no numbers.
+    /// [`OutputError`]: the slot is of another batch, the context computes no logits, or they are no numbers, or the row was
+    /// [sampled](Self::sampled) by the computation.
     pub fn get(&self, slot: OutputSlot) -> Result<&'context [f32], OutputError> {
         self.check(slot)?;
         let limits = self.context.limits();
         if !limits.has_logits() || self.context.last_is_encoding {
             return Err(OutputError::NoLogits);
+        }
+        // llama.cpp hands out what the sampler left in their place, followed by an earlier decode's numbers
+        // (llama-context.cpp:4009).
+        if self.context.graph.selector_of(slot.row).is_some() {
+            return Err(OutputError::SampledInGraph { row: slot.row });
         }
         let row = self.context.by_slot.place(slot.row);
         let pointer = sys::guarded(std::ptr::null_mut(), |result, error| {
@@ -133,12 +139,17 @@ impl<'context> Outputs<'context> {
         self.row(pointer, limits.output_width(), lease.id().slot())
     }
 
-    fn check(&self, slot: OutputSlot) -> Result<(), OutputError> {
+    pub(crate) fn check(&self, slot: OutputSlot) -> Result<(), OutputError> {
         if self.context.last == Some(slot.fill) { Ok(()) } else { Err(OutputError::OtherDecode) }
     }
 
     /// A row of `width` numbers that llama.cpp points to.
-    fn row(&self, pointer: Result<*mut f32, String>, width: u32, row: u32) -> Result<&'context [f32], OutputError> {
+    pub(crate) fn row(
+        &self,
+        pointer: Result<*mut f32, String>,
+        width: u32,
+        row: u32,
+    ) -> Result<&'context [f32], OutputError> {
         match pointer {
             Ok(pointer) if !pointer.is_null() => {
                 // SAFETY: llama.cpp returns a row of that many floats of its output buffer, which is written by the

@@ -67,6 +67,13 @@ struct guard_error {
     VOID(llama_synchronize, (ctx), struct llama_context * ctx)                                                         \
     VALUE(float *, llama_get_logits_ith, (ctx, i), struct llama_context * ctx, int32_t i)                              \
     VALUE(float *, llama_get_embeddings_ith, (ctx, i), struct llama_context * ctx, int32_t i)                          \
+    VALUE(llama_token, llama_get_sampled_token_ith, (ctx, i), struct llama_context * ctx, int32_t i)                   \
+    VALUE(float *, llama_get_sampled_probs_ith, (ctx, i), struct llama_context * ctx, int32_t i)                       \
+    VALUE(uint32_t, llama_get_sampled_probs_count_ith, (ctx, i), struct llama_context * ctx, int32_t i)                \
+    VALUE(float *, llama_get_sampled_logits_ith, (ctx, i), struct llama_context * ctx, int32_t i)                      \
+    VALUE(uint32_t, llama_get_sampled_logits_count_ith, (ctx, i), struct llama_context * ctx, int32_t i)               \
+    VALUE(llama_token *, llama_get_sampled_candidates_ith, (ctx, i), struct llama_context * ctx, int32_t i)            \
+    VALUE(uint32_t, llama_get_sampled_candidates_count_ith, (ctx, i), struct llama_context * ctx, int32_t i)           \
     VALUE(float *, llama_get_embeddings_seq, (ctx, seq_id), struct llama_context * ctx, llama_seq_id seq_id)           \
     /* memory */                                                                                                       \
     VOID(llama_memory_clear, (mem, data), llama_memory_t mem, bool data)                                               \
@@ -110,6 +117,21 @@ struct guard_error {
           const char * tmpl, const struct llama_chat_message * chat, size_t n_msg, bool add_ass, char * buf,           \
           int32_t length)                                                                                              \
     /* sampling */                                                                                                     \
+    VALUE(bool, llama_set_sampler, (ctx, seq_id, sampler),                                                             \
+          struct llama_context * ctx, llama_seq_id seq_id, struct llama_sampler * sampler)                             \
+    VALUE(struct llama_sampler *, llama_sampler_init, (iface, data),                                                   \
+          struct llama_sampler_i * iface, llama_sampler_context_t data)                                                \
+    VALUE(const char *, llama_sampler_name, (sampler), const struct llama_sampler * sampler)                           \
+    VOID(llama_sampler_copy, (src, dst), const struct llama_sampler * src, struct llama_sampler * dst)                 \
+    VALUE(struct llama_sampler *, llama_sampler_chain_init, (params), struct llama_sampler_chain_params params)        \
+    VOID(llama_sampler_chain_add, (chain, sampler), struct llama_sampler * chain, struct llama_sampler * sampler)      \
+    VALUE(struct llama_sampler *, llama_sampler_init_dist, (seed), uint32_t seed)                                      \
+    VALUE(struct llama_sampler *, llama_sampler_init_top_k, (k), int32_t k)                                            \
+    VALUE(struct llama_sampler *, llama_sampler_init_top_p, (p, min_keep), float p, size_t min_keep)                   \
+    VALUE(struct llama_sampler *, llama_sampler_init_min_p, (p, min_keep), float p, size_t min_keep)                   \
+    VALUE(struct llama_sampler *, llama_sampler_init_temp, (temperature), float temperature)                           \
+    VALUE(struct llama_sampler *, llama_sampler_init_logit_bias, (n_vocab, n_biases, biases),                          \
+          int32_t n_vocab, int32_t n_biases, const llama_logit_bias * biases)                                          \
     VALUE(struct llama_sampler *, llama_sampler_init_grammar, (vocab, grammar, root),                                  \
           const struct llama_vocab * vocab, const char * grammar, const char * root)                                   \
     VALUE(struct llama_sampler *, llama_sampler_init_grammar_lazy_patterns,                                            \

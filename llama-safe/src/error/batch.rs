@@ -223,6 +223,17 @@ pub enum DecodeError {
     /// `encode` with a batch of tokens to be decoded.
     #[error("this batch holds tokens for the decoder: use decode(), and new_encoder_batch() for what is encoded")]
     NotForEncoder,
+    /// Several outputs of a sequence that is sampled inside the computation. Nothing was computed.
+    #[error(
+        "the batch asks for {outputs} outputs of sequence {id}, which is sampled in the graph: ask for one, \
+         or take its sampler off with set_graph_sampler()"
+    )]
+    SeveralSampled {
+        /// The sequence.
+        id: SeqId,
+        /// Outputs that the batch asks for.
+        outputs: u32,
+    },
     /// An abort handle was used. Memory was rolled back but for the sequences listed.
     #[error("the computation was aborted; sequences that could not be rolled back: {damaged:?}")]
     Aborted {
@@ -273,6 +284,29 @@ pub enum OutputError {
     /// llama.cpp has no such row, which the checks made before should have found.
     #[error("llama.cpp has no output for row {row}")]
     Missing {
+        /// The token's place in the batch.
+        row: u32,
+    },
+    /// The row was sampled inside the computation, and its logits were not kept.
+    #[error(
+        "row {row} was sampled in the graph, which leaves no logits: use sampled() or candidates(), \
+         or take the sampler off its sequence before the decode"
+    )]
+    SampledInGraph {
+        /// The token's place in the batch.
+        row: u32,
+    },
+    /// The row's sequence had no sampler inside the computation.
+    #[error(
+        "row {row} was not sampled in the graph: use get(), or give its sequence a sampler with set_graph_sampler()"
+    )]
+    NotSampled {
+        /// The token's place in the batch.
+        row: u32,
+    },
+    /// The row's sampler ends with `candidates()`.
+    #[error("the sampler of row {row} chooses no token: use candidates(), or end its chain with greedy() or dist()")]
+    NothingChosen {
         /// The token's place in the batch.
         row: u32,
     },
