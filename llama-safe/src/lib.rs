@@ -46,6 +46,7 @@
 //! | quantise a file; write a model | [`quantize()`]; [`Model::save`] |
 //! | read a prompt that is longer than a batch | [`Batch::prompt`] |
 //! | turn tokens into text as they come | [`Detokenizer`] |
+//! | hold what is generated to a grammar or JSON schema | [`Grammar`] |
 //! | go back, copy, make room | [`Context::truncate`], [`Context::fork`], [`Context::shift`] |
 //! | keep a sequence for later | [`Context::save`], [`State::write`], [`Context::restore`] |
 //! | vectors of texts; scores of documents | [`Embedder`]; [`Reranker`] |
@@ -74,7 +75,7 @@
 //! Errors, ids and places; the limits of a context; batch rows, sequence slots, the packing of texts into batches, the texts
 //! that an encoder was given, the rules for model files and the bytes of saved states (all without `unsafe`); the start of
 //! llama.cpp, its log, and parameters; model and vocabulary; context; sequences, their memory, and saving it; batches and
-//! outputs; sampling; embeddings and scores of many texts. A module uses only those before it.
+//! outputs; grammars and sampling; embeddings and scores of many texts. A module uses only those before it.
 
 // Floor 1.
 mod error;
@@ -92,6 +93,10 @@ mod quirks;
 mod reach;
 mod rows;
 mod saved;
+#[cfg(feature = "grammar")]
+mod token_set;
+#[cfg(feature = "grammar")]
+mod token_trie;
 mod whole_file;
 // Floor 3.
 mod backend;
@@ -113,6 +118,8 @@ mod steering;
 mod batch;
 mod outputs;
 // Floor 8.
+#[cfg(feature = "grammar")]
+mod grammar;
 mod sampling;
 // Floor 9.
 mod embedder;
@@ -125,12 +132,16 @@ pub use batch::Batch;
 pub use context::{AbortHandle, Context};
 pub use detokenizer::Detokenizer;
 pub use embedder::{Embedder, EmbedderParams, Embeddings};
+#[cfg(feature = "grammar")]
+pub use error::GrammarError;
 pub use error::{
     AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, LoadError, MemoryError,
     Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplingError, SaveError, SequenceError,
     SplitError, StateError, VerifyError, VocabError,
 };
 pub use gguf::overrides::MetadataValue;
+#[cfg(feature = "grammar")]
+pub use grammar::{Grammar, GrammarState, Triggers};
 pub use id::{OutputSlot, SeqId, Token};
 pub use limits::{Fallback, KvLayout, Limits, MemoryKind, Pooling};
 pub use model::Model;
@@ -145,5 +156,7 @@ pub use reranker::Reranker;
 pub use sampling::Sampler;
 pub use saved::{SavedSequence, State};
 pub use sequence::Sequence;
+#[cfg(feature = "grammar")]
+pub use token_set::TokenSet;
 pub use verify::{Feature, Outcome, Verification, verify};
 pub use vocab::{Special, Vocab, VocabKind};
