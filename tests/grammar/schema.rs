@@ -52,6 +52,22 @@ fn two_hundred_of_each_are_valid() {
 }
 
 #[test]
+fn formats_are_valid() {
+    for (seed, format) in ["date-time", "date", "time", "uuid", "ipv4", "ipv6", "duration"].iter().enumerate() {
+        let schema = format!(r#"{{"type": "string", "format": "{format}"}}"#);
+        let value: Value = serde_json::from_str(&schema).unwrap();
+        let validator = jsonschema::options().should_validate_formats(true).build(&value).unwrap();
+        let grammar = Grammar::json_schema(&stories(), &schema).unwrap();
+        let mut random = ChaCha8Rng::seed_from_u64(seed as u64);
+        for _ in 0..60 {
+            let text = draw::text(&stories(), &grammar, 40, "\"", &mut random);
+            let value: Value = serde_json::from_str(&text).unwrap();
+            assert!(validator.is_valid(&value), "{text} is no {format}");
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_held_is_refused() {
     let model = stories();
     for (schema, named) in [

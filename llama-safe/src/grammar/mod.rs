@@ -10,6 +10,7 @@ mod network;
 mod parse;
 mod schema;
 mod schema_bounds;
+mod schema_formats;
 #[cfg(test)]
 mod tests;
 mod triggers;

@@ -12,7 +12,7 @@ use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use serde_json::{Map, Value};
 
-use super::schema_bounds;
+use super::{schema_bounds, schema_formats};
 use crate::error::GrammarError;
 use crate::id::Token;
 use crate::model::Model;
@@ -57,6 +57,7 @@ impl Place {
         if schema.get(OPTIONS).is_some() {
             return Err(refused(format!("the keyword `{OPTIONS}` is not offered")));
         }
+        schema_formats::make_exact(&mut schema);
         let stack = schema_bounds::stack(&schema).map_err(refused)?;
         let options = JsonCompileOptions { whitespace_pattern: Some(SPACE.to_owned()), ..Default::default() };
         options.apply_to(&mut schema);
