@@ -34,7 +34,7 @@ impl TokenSet {
     pub(crate) fn fill(&mut self) {
         self.words.fill(u64::MAX);
         if let Some(last) = self.words.last_mut()
-            && self.vocabulary % 64 > 0
+            && !self.vocabulary.is_multiple_of(64)
         {
             *last = (1 << (self.vocabulary % 64)) - 1;
         }

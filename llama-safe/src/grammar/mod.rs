@@ -98,7 +98,7 @@ enum Now {
 #[derive(Clone)]
 enum Engine {
     Gbnf(gbnf::Place),
-    Schema(schema::Place),
+    Schema(Box<schema::Place>),
 }
 
 struct Lazy {
@@ -146,7 +146,7 @@ impl Engine {
         let id = token.0 as u32;
         Ok(match self {
             Self::Gbnf(place) => place.after(id, bytes)?.map(Self::Gbnf),
-            Self::Schema(place) => place.after(id, bytes)?.map(Self::Schema),
+            Self::Schema(place) => place.after(id, bytes)?.map(|place| Self::Schema(Box::new(place))),
         })
     }
 }
@@ -175,7 +175,7 @@ impl Grammar {
 
     /// JSON of a schema (draft 2020-12 and before), given as JSON text.
     ///
-    /// A keyword that cannot be held is an error. Between the parts of the JSON there is at most one blank, or a new line
+    /// A keyword that cannot be held is an error, and so is an unknown format. Leap seconds are no times. Between the parts of the JSON there is at most one blank, or a new line
     /// and up to 20 blanks. Tokens of more than 512 bytes are not allowed in it.
     ///
     /// # Errors
@@ -185,7 +185,7 @@ impl Grammar {
     pub fn json_schema(model: &Model, schema: &str) -> Result<Self, GrammarError> {
         let trie = vocabulary::trie(model)?;
         let start = schema::Place::new(model, schema, &trie)?;
-        Self::new(trie, Engine::Schema(start))
+        Self::new(trie, Engine::Schema(Box::new(start)))
     }
 
     /// Any JSON.

@@ -57,8 +57,8 @@ mod tests {
 
     #[test]
     fn days_are_those_of_their_year() {
-        let leap = |year: u32| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-        for year in 0..=9999 {
+        let leap = |year: u32| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+        for year in 0..=9999u32 {
             assert_eq!(is_date(&format!("{year:04}-02-29")), leap(year), "{year}");
         }
         for (month, days) in (1..=12).zip([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]) {
