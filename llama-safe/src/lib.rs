@@ -50,6 +50,7 @@
 //! | turn tokens into text as they come | [`Detokenizer`] |
 //! | end a text: strings, tokens, length, a closure | [`StopConditions`], [`Stopper`] |
 //! | probabilities of tokens | [`Outputs::logprobs`], [`LogProbs`] |
+//! | hold what is generated to a grammar or JSON schema | [`Grammar`] |
 //! | go back, copy, make room | [`Context::truncate`], [`Context::fork`], [`Context::shift`] |
 //! | keep a sequence for later | [`Context::save`], [`State::write`], [`Context::restore`] |
 //! | vectors of texts; scores of documents | [`Embedder`]; [`Reranker`] |
@@ -77,10 +78,10 @@
 //! # What each module is for, from the ground up
 //!
 //! Errors, ids and places; the limits of a context; batch rows, sequence slots, the packing of texts into batches, the texts
-//! that an encoder was given, probabilities, the rules for model files and the bytes of saved states (all without
-//! `unsafe`); the start of llama.cpp, its log, and parameters; model, vocabulary, and where a text ends; chat templates and
-//! context; sequences, their memory, and saving it; batches and outputs; sampling; embeddings and scores of many texts. A
-//! module uses only those before it.
+//! that an encoder was given, probabilities, sets and trees of tokens, the rules for model files and the bytes of saved
+//! states (all without `unsafe`); the start of llama.cpp, its log, and parameters; model, vocabulary, and where a text ends;
+//! chat templates, grammars and context; sequences, their memory, and saving it; batches and outputs; sampling; embeddings
+//! and scores of many texts. A module uses only those before it.
 
 // Floor 1.
 mod error;
@@ -100,6 +101,10 @@ mod quirks;
 mod reach;
 mod rows;
 mod saved;
+#[cfg(feature = "grammar")]
+mod token_set;
+#[cfg(feature = "grammar")]
+mod token_trie;
 mod whole_file;
 // Floor 3.
 mod backend;
@@ -116,6 +121,8 @@ mod vocab;
 #[cfg(feature = "chat")]
 mod chat;
 mod context;
+#[cfg(feature = "grammar")]
+mod grammar;
 // Floor 6.
 mod graph_sampling;
 mod memory;
@@ -143,12 +150,16 @@ pub use detokenizer::Detokenizer;
 pub use embedder::{Embedder, EmbedderParams, Embeddings};
 #[cfg(feature = "chat")]
 pub use error::ChatError;
+#[cfg(feature = "grammar")]
+pub use error::GrammarError;
 pub use error::{
     AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, GraphSamplerError, LoadError,
     MemoryError, Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplerParamError, SamplingError,
     SaveError, SequenceError, SplitError, StateError, StopError, VerifyError, VocabError,
 };
 pub use gguf::overrides::MetadataValue;
+#[cfg(feature = "grammar")]
+pub use grammar::{Grammar, GrammarState, Triggers};
 pub use graph_sampler::{GraphChain, GraphSampler};
 pub use id::{OutputSlot, SeqId, Token};
 pub use limits::{Fallback, KvLayout, Limits, MemoryKind, Pooling};
@@ -169,5 +180,7 @@ pub use sampling::{
 pub use saved::{SavedSequence, State};
 pub use sequence::Sequence;
 pub use stop::{Progress, Step, StopConditions, StopReason, Stopper};
+#[cfg(feature = "grammar")]
+pub use token_set::TokenSet;
 pub use verify::{Feature, Outcome, Verification, verify};
 pub use vocab::{Special, Vocab, VocabKind};

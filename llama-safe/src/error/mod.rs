@@ -6,6 +6,8 @@ mod batch;
 mod chat;
 mod context;
 mod gguf;
+#[cfg(feature = "grammar")]
+mod grammar;
 mod graph;
 mod memory;
 mod model;
@@ -21,6 +23,8 @@ pub use batch::{DecodeError, OutputError, PushError, SequenceError};
 pub use chat::ChatError;
 pub use context::ContextError;
 pub use gguf::GgufError;
+#[cfg(feature = "grammar")]
+pub use grammar::GrammarError;
 pub use graph::GraphSamplerError;
 pub use memory::{MemoryError, Obstacle};
 pub use model::{LoadError, OverrideError, QuantizeError, SaveError, SplitError};

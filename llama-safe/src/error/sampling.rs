@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+#[cfg(feature = "grammar")]
+use super::GrammarError;
 use super::VocabError;
 
 /// Why no token was sampled. The sampler is as it was before: its history, its random numbers, its targets.
@@ -30,6 +32,18 @@ pub enum SamplingError {
     /// Every token is forbidden.
     #[error("every token's logit is minus infinity: nothing can be chosen")]
     NothingAllowed,
+    /// The grammar allows no token of this vocabulary here, and the text is not whole.
+    #[cfg(feature = "grammar")]
+    #[error("the grammar allows no token of this vocabulary here: the text cannot be finished")]
+    DeadEnd,
+    /// The text is whole, and the vocabulary has no token that says so.
+    #[cfg(feature = "grammar")]
+    #[error("the text is whole by its grammar, and this vocabulary has no token that ends it: stop here")]
+    GrammarFinished,
+    /// The grammar could not read the token that was chosen or given.
+    #[cfg(feature = "grammar")]
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// A bias names a token that has no logit.
     #[error("a logit bias was given for token {token}, and there are {vocabulary} tokens")]
     BiasOutOfRange {
@@ -98,6 +112,10 @@ pub enum SamplerParamError {
         /// The most.
         max: u32,
     },
+    /// A text is held to one grammar.
+    #[cfg(feature = "grammar")]
+    #[error("the chain has a grammar already: join the two in one")]
+    SecondGrammar,
     /// A token id that no vocabulary has.
     #[error("a logit bias was given for token {token}: token ids begin at 0")]
     NegativeToken {

@@ -1,6 +1,8 @@
 //! A model's weights: loaded once, shared by every context, tokenizer and thread that uses them.
 
 pub(crate) mod adapter;
+#[cfg(feature = "grammar")]
+mod derived;
 pub(crate) mod file;
 pub(crate) mod generated;
 pub(crate) mod load;
@@ -38,6 +40,9 @@ struct RawModel {
     repacked: bool,
     /// Making a context writes to the model (llama-context.cpp:3896), as loading and freeing adapters does: one at a time.
     exclusive: Mutex<()>,
+    /// What other modules made of its vocabulary.
+    #[cfg(feature = "grammar")]
+    derived: derived::Derived,
 }
 
 /// Numbers that never change, read once: the C functions that return them are not synchronised with `exclusive`.
@@ -93,7 +98,16 @@ impl Model {
             }
         };
         Self {
-            raw: Arc::new(RawModel { model, sizes, fingerprint: None, shapes, repacked, exclusive: Mutex::new(()) }),
+            raw: Arc::new(RawModel {
+                model,
+                sizes,
+                fingerprint: None,
+                shapes,
+                repacked,
+                exclusive: Mutex::new(()),
+                #[cfg(feature = "grammar")]
+                derived: derived::Derived::default(),
+            }),
         }
     }
 

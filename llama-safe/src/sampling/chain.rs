@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::error::SamplerParamError;
+#[cfg(feature = "grammar")]
+use crate::grammar::Grammar;
 use crate::id::Token;
 use crate::model::Model;
 
-use super::Sampler;
 use super::bias::Bias;
 use super::candidates::Candidates;
 use super::custom::{Custom, CustomSampler};
@@ -20,6 +21,7 @@ use super::select::{self, Selector};
 use super::step::Step;
 use super::temperature::Dynamic;
 use super::truncate::{ExcludeTop, Share};
+use super::{Line, Sampler};
 
 /// A chain of samplers that has no end yet.
 ///
@@ -59,6 +61,8 @@ use super::truncate::{ExcludeTop, Share};
 #[derive(Clone, Debug, Default)]
 pub struct SamplerChain {
     pub(super) steps: Vec<Step>,
+    #[cfg(feature = "grammar")]
+    pub(super) grammar: Option<Box<Grammar>>,
 }
 
 impl Sampler {
@@ -296,7 +300,11 @@ impl SamplerChain {
     }
 
     fn choosing(self, selector: Selector) -> Sampler {
-        Sampler { steps: self.steps, selector, buffers: Buffers::default() }
+        Sampler {
+            line: Line { steps: self.steps, selector, buffers: Buffers::default() },
+            #[cfg(feature = "grammar")]
+            grammar: self.grammar,
+        }
     }
 
     /// Chooses the likeliest token: the lowest id of several.

@@ -55,7 +55,7 @@ pub(super) struct Field<'a> {
 impl<'a> Field<'a> {
     pub(super) fn new(
         logits: &'a [f32],
-        mask: Option<&[u32]>,
+        mask: Option<&[u64]>,
         buffers: &'a mut Buffers,
     ) -> Result<Self, SamplingError> {
         const MAX: usize = i32::MAX as usize;

@@ -13,6 +13,8 @@ mod chain;
 mod custom;
 mod dry;
 mod field;
+#[cfg(feature = "grammar")]
+mod held;
 mod infill;
 mod params;
 mod penalties;
@@ -30,6 +32,8 @@ pub use custom::CustomSampler;
 pub use params::{AdaptiveP, Dry, Mirostat, MirostatV2, Penalties, Xtc};
 
 use crate::error::SamplingError;
+#[cfg(feature = "grammar")]
+use crate::grammar::Grammar;
 use crate::id::Token;
 
 use field::{Buffers, Field};
@@ -50,7 +54,7 @@ use step::Step;
 /// let mut sampler =
 ///     Sampler::chain().penalties(penalties)?.top_k(40)?.top_p(0.95)?.min_p(0.05)?.temperature(0.8)?.dist(42);
 /// // The prompt counts as well when repetitions are penalised.
-/// sampler.accept(Token(3))?;
+/// sampler.accept_prompt(Token(3))?;
 /// # let logits = [0.5, 1.5, 3.0, 0.25];
 /// let mut fork = sampler.clone();
 /// let token = sampler.sample(&logits)?;
@@ -60,9 +64,9 @@ use step::Step;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Sampler {
-    steps: Vec<Step>,
-    selector: Selector,
-    buffers: Buffers,
+    line: Line,
+    #[cfg(feature = "grammar")]
+    grammar: Option<Box<Grammar>>,
 }
 
 impl Sampler {
@@ -71,49 +75,102 @@ impl Sampler {
     ///
     /// # Errors
     ///
-    /// [`SamplingError`]: there are no logits, one is NaN or plus infinity, all are forbidden, a custom sampler failed, or
-    /// the logits are not of the vocabulary that the chain was made for. The sampler is as it was before, its random numbers
-    /// and its history too.
+    /// [`SamplingError`]: there are no logits, one is NaN or plus infinity, all are forbidden, a custom sampler failed, the
+    /// chain's grammar allows nothing, or the logits are not of the vocabulary that the chain was made for. The sampler is
+    /// as it was before, its random numbers and its history too.
     pub fn sample(&mut self, logits: &[f32]) -> Result<Token, SamplingError> {
-        let token = self.choose(logits, None)?;
-        self.prepare(token)?;
-        self.steps.iter_mut().for_each(Step::keep);
-        self.selector.keep();
-        self.steps.iter_mut().for_each(|step| step.accept(token));
+        let token = self.choose(logits)?;
+        self.line.keep();
+        self.line.accept(token);
         Ok(token)
     }
 
-    /// Takes a token that came otherwise, from the prompt or by force, into the history of penalties, DRY and custom
-    /// samplers. Random numbers and targets stay as they are.
+    /// Takes a token of the text that came otherwise, by force or from a draft, into the history of penalties, DRY and custom
+    /// samplers, and has the chain's grammar read it. Random numbers and targets stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`SamplingError::CustomPanicked`]; the grammar does not allow the token (`SamplingError::Grammar`). Nothing has
+    /// changed then.
+    pub fn accept(&mut self, token: Token) -> Result<(), SamplingError> {
+        self.line.prepare(token)?;
+        #[cfg(feature = "grammar")]
+        if let Some(grammar) = &mut self.grammar {
+            grammar.accept(token)?;
+        }
+        self.line.accept(token);
+        Ok(())
+    }
+
+    /// Takes a token of the prompt into the history of penalties, DRY and custom samplers: repetitions of it are penalised as
+    /// those of the text are. A grammar is of the text alone, and does not read it.
     ///
     /// # Errors
     ///
     /// [`SamplingError::CustomPanicked`]: and nothing has changed.
-    pub fn accept(&mut self, token: Token) -> Result<(), SamplingError> {
-        self.prepare(token)?;
-        self.steps.iter_mut().for_each(|step| step.accept(token));
+    pub fn accept_prompt(&mut self, token: Token) -> Result<(), SamplingError> {
+        self.line.prepare(token)?;
+        self.line.accept(token);
         Ok(())
     }
 
-    /// Back to the beginning: no history, and the random numbers of the seed again.
+    /// Back to the beginning: no history, the random numbers of the seed again, and the grammar before any text.
     pub fn reset(&mut self) {
-        self.steps.iter_mut().for_each(Step::reset);
-        self.selector.reset();
+        self.line.reset();
+        #[cfg(feature = "grammar")]
+        if let Some(grammar) = &mut self.grammar {
+            grammar.reset();
+        }
     }
 
-    /// Chooses among the tokens whose bits are set in `mask`, or all: bit `i % 32` of word `i / 32` is token `i`. What that
-    /// draws and learns is left to be kept.
-    fn choose(&mut self, logits: &[f32], mask: Option<&[u32]>) -> Result<Token, SamplingError> {
+    /// Chooses a token that can be accepted, and has the grammar read it. What that draws and learns is left to be kept.
+    fn choose(&mut self, logits: &[f32]) -> Result<Token, SamplingError> {
+        #[cfg(feature = "grammar")]
+        if let Some(grammar) = &mut self.grammar {
+            return held::choose(&mut self.line, grammar, logits);
+        }
+        self.line.choose(logits, None)
+    }
+}
+
+/// The steps of a chain, and what chooses at their end.
+#[derive(Clone, Debug)]
+struct Line {
+    steps: Vec<Step>,
+    selector: Selector,
+    buffers: Buffers,
+}
+
+impl Line {
+    /// Chooses among the tokens whose bits are set in `mask`, or all: bit `i % 64` of word `i / 64` is token `i`. The steps
+    /// are prepared for it, and what was drawn and learned waits to be kept.
+    fn choose(&mut self, logits: &[f32], mask: Option<&[u64]>) -> Result<Token, SamplingError> {
         let Self { steps, selector, buffers } = self;
         steps.iter_mut().for_each(Step::begin);
         let mut field = Field::new(logits, mask, buffers)?;
         for (place, step) in steps.iter_mut().enumerate() {
             step.apply(place, &mut field)?;
         }
-        Ok(Token(selector.choose(&mut field)))
+        let token = Token(selector.choose(&mut field));
+        self.prepare(token)?;
+        Ok(token)
     }
 
     fn prepare(&mut self, token: Token) -> Result<(), SamplingError> {
         self.steps.iter_mut().enumerate().try_for_each(|(place, step)| step.prepare(place, token))
+    }
+
+    fn keep(&mut self) {
+        self.steps.iter_mut().for_each(Step::keep);
+        self.selector.keep();
+    }
+
+    fn accept(&mut self, token: Token) {
+        self.steps.iter_mut().for_each(|step| step.accept(token));
+    }
+
+    fn reset(&mut self) {
+        self.steps.iter_mut().for_each(Step::reset);
+        self.selector.reset();
     }
 }

@@ -51,10 +51,10 @@ pub(super) fn scan(logits: &[f32], maxima: &mut Vec<f32>) -> bool {
     all
 }
 
-/// As [`scan`], with the logits of tokens whose bit is not set replaced by minus infinity in `values`. Bit `i % 32` of word
-/// `i / 32` is token `i`; tokens beyond the mask are forbidden.
-pub(super) fn scan_masked(logits: &[f32], mask: &[u32], values: &mut Vec<f32>, maxima: &mut Vec<f32>) -> bool {
-    const WORD: usize = u32::BITS as usize;
+/// As [`scan`], with the logits of tokens whose bit is not set replaced by minus infinity in `values`. Bit `i % 64` of word
+/// `i / 64` is token `i`; tokens beyond the mask are forbidden.
+pub(super) fn scan_masked(logits: &[f32], mask: &[u64], values: &mut Vec<f32>, maxima: &mut Vec<f32>) -> bool {
+    const WORD: usize = u64::BITS as usize;
     let all = scan(logits, maxima);
     values.clear();
     let mut words = mask.iter().copied().chain(std::iter::repeat(0));
@@ -63,14 +63,12 @@ pub(super) fn scan_masked(logits: &[f32], mask: &[u32], values: &mut Vec<f32>, m
         for part in block.chunks(WORD) {
             match words.next().unwrap_or(0) {
                 0 => values.resize(values.len() + part.len(), f32::NEG_INFINITY),
-                u32::MAX => values.extend_from_slice(part),
-                word => values.extend(
-                    part.iter().enumerate().map(
-                        |(bit, &value)| {
-                            if word >> bit & 1 == 1 { value } else { f32::NEG_INFINITY }
-                        },
-                    ),
-                ),
+                u64::MAX => values.extend_from_slice(part),
+                word => {
+                    let allowed = |bit: usize| word >> bit & 1 == 1;
+                    let masked = |(bit, &value)| if allowed(bit) { value } else { f32::NEG_INFINITY };
+                    values.extend(part.iter().enumerate().map(masked));
+                }
             }
         }
         *maximum = highest(&values[start..]).0;
@@ -108,13 +106,13 @@ mod tests {
     #[test]
     fn a_mask_forbids_what_it_does_not_name() {
         let logits: Vec<f32> = (0..300).map(|i| i as f32).collect();
-        let mask = [u32::MAX, 0, 0b1010, 0, 0, 1];
+        let mask = [u64::from(u32::MAX), 0b1010, 1];
         let (mut values, mut maxima) = (Vec::new(), Vec::new());
         assert!(scan_masked(&logits, &mask, &mut values, &mut maxima));
         for (token, value) in values.iter().enumerate() {
-            let allowed = token < 32 || [65, 67, 160].contains(&token);
+            let allowed = token < 32 || [65, 67, 128].contains(&token);
             assert_eq!(*value, if allowed { token as f32 } else { f32::NEG_INFINITY });
         }
-        assert_eq!(maxima, [67.0, 160.0, f32::NEG_INFINITY]);
+        assert_eq!(maxima, [67.0, 128.0, f32::NEG_INFINITY]);
     }
 }
