@@ -154,6 +154,7 @@ fn python_is_spoken() {
         ("{% macro f(a, b=2) %}{{ a }}-{{ b }}{% endmacro %}{{ f(1) }} {{ f(1, b=3) }}", "1-2 1-3"),
         ("{{ '%s|%05.2f' | format('a', 1.5) }}{{ '{:>3}|'.format(1) }}", "a|01.50  1|"),
         ("a\n  {% if true %}\n  b\n  {% endif %}\n{{ x }}{{ bos_token }}{{ eos_token }}", "a\n  b\n<s></s>"),
+        ("{{ [1, 2] | sum }}{{ [1, 0.5] | sum }}{% for (a, b) in [(1, 2)] %}{{ a }}{{ b }}{% endfor %}", "31.512"),
         ("{{ undefined_thing }}{{ {}.missing is defined }}", "False"),
     ];
     for (source, expected) in cases {
@@ -204,6 +205,8 @@ fn a_template_cannot_do_without_end() {
         "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
         "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s | length }}",
         "{% macro f(x, n) %}{% if n %}{{ f(x + x, n - 1) }}{% else %}{{ x | length }}{% endif %}{% endmacro %}{{ f([1], 60) }}",
+        "{% macro f(x, n) %}{% if n %}{{ f([x, x], n - 1) }}{% else %}{{ x == x }}{% endif %}{% endmacro %}{{ f([1], 40) }}",
+        "{% macro f(x, n) %}{% if n %}{{ f(dict(a=x, b=x), n - 1) }}{% else %}{{ x == x }}{% endif %}{% endmacro %}{{ f([1], 40) }}",
         "{{ 'a' * 99999999 }}",
         "{{ ('a' * 999999).replace('a', 'b' * 999999) }}",
         "{{ ('b' * 999999).join('a' * 999999) }}",
@@ -228,6 +231,7 @@ fn a_template_cannot_do_without_end() {
         "{{ '{:>999999999}'.format(1) }}",
         "{{ '{:>{}}'.format(1, 999999999) }}",
         "{{ strftime_now('%999999999d') }}",
+        "{{ [[1], [2]] | sum }}",
         "{{ 9 ** 9 ** 9 ** 9 }}",
         "{{ 1 // 0 }}",
     ];

@@ -9,6 +9,9 @@ use crate::error::ChatError;
 /// Lists and mappings within each other that a namespace may hold.
 const DEPTH_LIMIT: usize = 200;
 
+/// Values that are gone through in a step.
+const VALUES_OF_STEP: u64 = 4;
+
 /// Stack for each step of a rendering. A step nests values by less than one level; going through them takes a stack frame each,
 /// of at most this many bytes without optimisation. Stacks are mapped, not filled: what is not used costs nothing.
 const STACK_OF_STEP: u64 = 512;
@@ -44,25 +47,42 @@ fn on_stack<T: Send>(bytes: u64, run: impl FnOnce() -> T + Send) -> Result<T, Ch
 pub(super) fn kept(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
     let refuse = |reason: String| Err(Error::new(ErrorKind::InvalidOperation, reason));
     let value = listed(state, value)?;
-    let mut left = vec![(value.clone(), 0)];
-    let mut seen = 0u64;
-    while let Some((value, depth)) = left.pop() {
-        let Some(object) = value.as_object() else { continue };
+    walk(state, &value, |value, depth| {
+        let Some(object) = value.as_object() else { return Ok(()) };
         if depth > DEPTH_LIMIT {
             return refuse(format!("a namespace takes values that are nested {DEPTH_LIMIT} deep at most"));
         }
         if object.type_name().ends_with("::Namespace") {
             return refuse("a namespace cannot hold a namespace".to_owned());
         }
+        Ok(())
+    })?;
+    Ok(value)
+}
+
+/// A value with all that it holds paid for, as often as it holds it.
+pub(super) fn made(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
+    walk(state, &value, |_, _| Ok(()))?;
+    Ok(value)
+}
+
+/// Goes through all values within a value, each with its depth, without recursion.
+fn walk(
+    state: &State<'_, '_>,
+    value: &Value,
+    mut visit: impl FnMut(&Value, usize) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut left = vec![(value.clone(), 0)];
+    let mut seen = 0u64;
+    while let Some((value, depth)) = left.pop() {
+        visit(&value, depth)?;
         let keys: Vec<Value> = match value.kind() {
             ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => value.try_iter()?.collect(),
             _ => continue,
         };
         seen += keys.len() as u64;
-        if seen >= 16 {
-            state.consume_fuel(seen / 16)?;
-            seen %= 16;
-        }
+        state.consume_fuel(seen / VALUES_OF_STEP)?;
+        seen %= VALUES_OF_STEP;
         if value.kind() == ValueKind::Map {
             for key in keys {
                 left.push((value.get_item(&key)?, depth + 1));
@@ -71,7 +91,7 @@ pub(super) fn kept(state: &State<'_, '_>, value: Value) -> Result<Value, Error> 
             left.extend(keys.into_iter().map(|item| (item, depth + 1)));
         }
     }
-    Ok(value)
+    Ok(())
 }
 
 /// A list with its items paid for; anything else as it is.
@@ -90,4 +110,22 @@ pub(super) fn listed(state: &State<'_, '_>, value: Value) -> Result<Value, Error
         items.push(item);
     }
     Ok(Value::from(items))
+}
+
+/// The filter `sum`, of numbers: the engine's adds lists as well, without paying for their items.
+pub(super) fn sum(state: &State<'_, '_>, values: &Value) -> Result<Value, Error> {
+    let not_numbers = || Error::new(ErrorKind::InvalidOperation, "only numbers are summed");
+    let (mut whole, mut broken, mut is_whole) = (0i64, 0.0, true);
+    for value in values.try_iter()? {
+        state.consume_fuel(1)?;
+        match value.as_i64().filter(|_| value.is_integer()) {
+            Some(number) => whole = whole.checked_add(number).ok_or_else(not_numbers)?,
+            None if value.kind() == ValueKind::Number => {
+                broken += f64::try_from(value)?;
+                is_whole = false;
+            }
+            None => return Err(not_numbers()),
+        }
+    }
+    Ok(if is_whole { Value::from(whole) } else { Value::from(whole as f64 + broken) })
 }

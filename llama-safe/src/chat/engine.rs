@@ -7,7 +7,7 @@ use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use crate::chat::options::Clock;
-use crate::chat::source::{KEPT, LISTED};
+use crate::chat::source::{KEPT, LISTED, MADE};
 use crate::chat::{bounds, json, methods};
 use crate::error::ChatError;
 
@@ -36,6 +36,8 @@ pub(super) fn compile(source: String, (longest, line): (usize, usize)) -> Result
     environment.add_function("raise_exception", raise_exception);
     environment.add_filter(KEPT, bounds::kept);
     environment.add_filter(LISTED, bounds::listed);
+    environment.add_filter(MADE, bounds::made);
+    environment.add_filter("sum", bounds::sum);
     // The engine's own, unknown to templates: they are lists that are made when they are read, of any length.
     ["chain", "zip"].into_iter().for_each(|name| environment.remove_filter(name));
     environment.set_unknown_method_callback(methods::call);
