@@ -28,7 +28,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         messages.push(Message::user(line));
         let prompt = template.tokens(&messages, &ChatOptions::default())?;
         // The conversation so far is in memory: only what is new is computed.
-        let kept = prompt.iter().zip(&read).take_while(|(new, old)| new == old).count().min(prompt.len() - 1);
+        let kept =
+            prompt.iter().zip(&read).take_while(|(new, old)| new == old).count().min(prompt.len().saturating_sub(1));
         context.truncate(&sequence, kept as u32)?;
         read = prompt;
         let mut slot = batch.prompt(&sequence, &read[kept..])?;

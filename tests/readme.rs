@@ -4,7 +4,8 @@ use std::error::Error;
 
 use fixtures::{Bert, Family, Llama, Weights};
 use llama_safe::{
-    Context, ContextParams, Embedder, EmbedderParams, Model, ModelParams, Reranker, Sampler, Special, verify,
+    ChatOptions, ChatTemplate, Context, ContextParams, Embedder, EmbedderParams, Grammar, Message, Model, ModelParams,
+    Reranker, Sampler, Special, StopConditions, StopReason, verify,
 };
 
 type Done = Result<(), Box<dyn Error>>;
@@ -43,6 +44,38 @@ fn vectors_and_scores(model: Model, reranking_model: Model) -> Done {
     Ok(())
 }
 
+#[rustfmt::skip]
+fn an_answer(model: Model) -> Done {
+    let mut context = Context::new(&model, &ContextParams::default())?;
+    let sequence = context.new_sequence()?;
+    let mut batch = context.new_batch();
+
+    let template = ChatTemplate::of(&model)?;
+    let prompt = template.tokens(&[Message::user("Who went to see whom?")], &ChatOptions::default())?;
+
+    let grammar = Grammar::json_schema(&model, r#"{"type": "object", "properties": {"who": {"enum": ["Ada", "Oscar"]}}, "required": ["who"]}"#)?;
+    let mut sampler = Sampler::chain().top_k(40)?.top_p(0.95)?.temperature(0.8)?.grammar(grammar)?.dist(42);
+
+    let conditions = StopConditions::new().string("\n\n")?.max_tokens(100)?;
+    let mut stopper = conditions.stopper(model.vocab().detokenizer())?;
+
+    let mut slot = batch.prompt(&sequence, &prompt)?;
+    let reason = loop {
+        let token = sampler.sample(context.decode(&mut batch)?.get(slot)?)?;
+        let step = stopper.push(token)?;
+        print!("{}", step.text);
+        if let Some(reason) = step.stop {
+            break reason;
+        }
+        slot = batch.push_output(&sequence, token)?;
+    };
+
+    assert!(matches!(reason, StopReason::EndOfText { .. }), "{reason:?}: {}", stopper.text());
+    let answer: serde_json::Value = serde_json::from_str(stopper.text())?;
+    assert!(["Ada", "Oscar"].map(serde_json::Value::from).contains(&answer["who"]), "{answer}");
+    Ok(())
+}
+
 fn a_new_model(model: Model) -> Done {
     println!("{}", verify(&model, &ContextParams::default().sequences(4))?);
     Ok(())
@@ -73,7 +106,7 @@ fn readmes_show_what_compiles() {
             }
         }
     }
-    assert_eq!(pieces, 4, "pieces of code in the READMEs");
+    assert_eq!(pieces, 5, "pieces of code in the READMEs");
     // Compiled, and not run.
     let _: fn() -> Done = models_to_test_with;
 }
@@ -90,5 +123,6 @@ fn what_the_readme_shows_runs() {
     done.unwrap();
 
     vectors_and_scores(batch_suite::encoder(), batch_suite::family(Family::Reranker, Weights::F16)).unwrap();
+    an_answer(batch_suite::stories()).unwrap();
     a_new_model(batch_suite::tiny(Weights::F16)).unwrap();
 }
