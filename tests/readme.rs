@@ -53,7 +53,8 @@ fn an_answer(model: Model) -> Done {
     let template = ChatTemplate::of(&model)?;
     let prompt = template.tokens(&[Message::user("Who went to see whom?")], &ChatOptions::default())?;
 
-    let grammar = Grammar::json_schema(&model, r#"{"type": "object", "properties": {"who": {"enum": ["Ada", "Oscar"]}}, "required": ["who"]}"#)?;
+    let schema = r#"{"type": "object", "properties": {"who": {"enum": ["Ada", "Oscar"]}}, "required": ["who"], "additionalProperties": false}"#;
+    let grammar = Grammar::json_schema(&model, schema)?;
     let mut sampler = Sampler::chain().top_k(40)?.top_p(0.95)?.temperature(0.8)?.grammar(grammar)?.dist(42);
 
     let conditions = StopConditions::new().string("\n\n")?.max_tokens(100)?;
