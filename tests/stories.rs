@@ -8,7 +8,9 @@ use std::collections::HashSet;
 use batch_suite::{alone, is_leak_check, params, stories};
 use fixtures::STORIES;
 use fixtures::stories::{HELD_OUT, PROMPTS, WORDS};
-use llama_safe::{Context, KvLayout, Model, OutputSlot, Sampler, Sequence, Special, Token, VocabKind};
+use llama_safe::{
+    Context, Grammar, KvLayout, MirostatV2, Model, OutputSlot, Penalties, Sampler, Sequence, Special, Token, VocabKind,
+};
 use proptest::prelude::*;
 
 /// Tokens that the longest text has; the model was trained on no longer ones.
@@ -163,6 +165,31 @@ fn a_story_is_the_same_alone() {
         let alone = continued(&model, std::slice::from_ref(prompt), |_| Sampler::greedy());
         assert_eq!(&alone[0], said);
     }
+}
+
+/// A seed tells the same story whoever else is in the batch and however many, with all that a sampler remembers.
+#[test]
+fn a_seed_tells_the_same_story_in_any_batch() {
+    let model = stories();
+    let prompts = tokens(&model, &PROMPTS[..if is_leak_check() { 2 } else { 6 }], Special::Bos);
+    let sampler = |index: usize| {
+        let chain = Sampler::chain().penalties(Penalties { repeat: 1.1, ..Penalties::default() }).unwrap();
+        let chain = chain.top_k(40).unwrap().top_p(0.95).unwrap().temperature(1.2).unwrap();
+        match index % 3 {
+            0 => chain.dist(7 + index as u32),
+            1 => chain.mirostat_v2(MirostatV2 { seed: index as u32, ..MirostatV2::default() }).unwrap(),
+            _ => chain.grammar(Grammar::gbnf(&model, r#"root ::= [^"]*"#, "root").unwrap()).unwrap().dist(index as u32),
+        }
+    };
+    let together = continued(&model, &prompts, sampler);
+    let half = continued(&model, &prompts[..prompts.len() / 2], sampler);
+    assert_eq!(half[..], together[..half.len()]);
+    for (index, prompt) in prompts.iter().enumerate() {
+        let alone = continued(&model, std::slice::from_ref(prompt), |_| sampler(index));
+        assert_eq!(alone[0], together[index], "{index}");
+    }
+    let other = continued(&model, &prompts[..1], |_| sampler(3));
+    assert_ne!(other[0], together[0], "another seed tells another story");
 }
 
 /// How surprising `token` is after these logits, in nats.
