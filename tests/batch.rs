@@ -3,7 +3,7 @@
 //! `encode_context`, `decode_tokens` and `multiple_sequences` take the tokens, positions, sequences and outputs of three
 //! tests that had to be switched off elsewhere because they ended the process.
 
-use batch_suite::{alone, assert_equal, best, encoder, model, params, tiny};
+use batch_suite::{alone, assert_equal, best, encoder, is_leak_check, model, params, tiny};
 use fixtures::{Llama, Weights};
 use llama_safe::{Batch, Context, DecodeError, OutputError, PushError, Token};
 
@@ -106,6 +106,17 @@ fn multiple_sequences() {
     }
     for sequence in &sequences {
         assert_eq!(context.span(sequence).unwrap(), 0..3);
+    }
+}
+
+/// Nothing of many contexts is left in the next one. `cargo xtask crash-report` asks for a thousand.
+#[test]
+fn again_and_again() {
+    let times = std::env::var("BATCH_REPETITIONS").ok().and_then(|text| text.parse().ok());
+    for _ in 0..times.unwrap_or(if is_leak_check() { 3 } else { 50 }) {
+        encode_context();
+        decode_tokens();
+        multiple_sequences();
     }
 }
 

@@ -26,6 +26,16 @@ use crate::sequence::Sequence;
 /// // What was dropped cannot be used.
 /// fn after_drop(batch: llama_safe::Batch) -> u32 { drop(batch); batch.len() }
 /// ```
+///
+/// ```compile_fail,E0609
+/// // The arrays that C reads cannot be reached, so none of them can be left unfilled or be of another length.
+/// fn unset(mut batch: llama_safe::Batch) { batch.n_seq_id[0] = -1; }
+/// ```
+///
+/// ```compile_fail,E0609
+/// // Positions follow from lengths.
+/// fn somewhere(mut batch: llama_safe::Batch) { batch.pos[0] = 7; }
+/// ```
 #[derive(Debug)]
 pub struct Batch {
     rows: Rows,

@@ -35,6 +35,36 @@ use crate::saved::payload::Layout;
 /// fn can_be_shared<T: Sync>() {}
 /// can_be_shared::<llama_safe::Context>();
 /// ```
+///
+/// ```compile_fail,E0277
+/// // A context is no number, so no other object's address can be taken for one.
+/// fn of_a_handle(handle: i64) -> llama_safe::Context { handle.into() }
+/// ```
+///
+/// ```compile_fail,E0382
+/// // What was dropped cannot be used, nor be dropped again.
+/// fn after_drop(context: llama_safe::Context) { drop(context); context.limits(); }
+/// ```
+///
+/// ```compile_fail,E0599
+/// // No function of the program's is called in the middle of a decode.
+/// fn called_back(mut context: llama_safe::Context) { context.set_eval_callback(|| panic!()); }
+/// ```
+///
+/// ```compile_fail,E0599
+/// // Threads are the context's own.
+/// fn with_threads_of_others(mut context: llama_safe::Context) { context.attach_threadpool(); }
+/// ```
+///
+/// ```compile_fail,E0599
+/// // Nothing of llama.cpp's training is offered.
+/// fn trained(mut context: llama_safe::Context) { context.opt_epoch(); }
+/// ```
+///
+/// ```compile_fail,E0599
+/// // Whether attention knows an order is the model's, not a switch between two decodes.
+/// fn without_order(mut context: llama_safe::Context) { context.set_causal_attn(false); }
+/// ```
 #[derive(Debug)]
 pub struct Context {
     raw: NonNull<sys::llama_context>,

@@ -91,6 +91,15 @@ impl Context {
     /// All memory is zeroed, which no other call does: it is what a context needs after a computation that gave
     /// [no numbers](crate::OutputError::NotNumbers).
     ///
+    /// ```compile_fail,E0502
+    /// // Outputs of a text cannot be read once its memory is cleared.
+    /// fn cleared(context: &mut llama_safe::Context, slot: llama_safe::OutputSlot) {
+    ///     let outputs = context.outputs().unwrap();
+    ///     context.clear_all().unwrap();
+    ///     outputs.get(slot).unwrap();
+    /// }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`MemoryError::Failed`].
@@ -186,6 +195,20 @@ impl Context {
     ///
     /// The tokens that stay were computed with the removed ones in view, so that this is not the same as a text without
     /// them.
+    ///
+    /// ```compile_fail,E0061
+    /// // Positions are not moved onto others: what is discarded leaves a gap, which is closed.
+    /// fn onto_others(context: &mut llama_safe::Context, sequence: &llama_safe::Sequence) {
+    ///     context.shift(sequence, 4.., -4).unwrap();
+    /// }
+    /// ```
+    ///
+    /// ```compile_fail,E0599
+    /// // Positions cannot be divided, by 0 or otherwise.
+    /// fn divided(context: &mut llama_safe::Context, sequence: &llama_safe::Sequence) {
+    ///     context.divide(sequence, 0).unwrap();
+    /// }
+    /// ```
     ///
     /// # Errors
     ///

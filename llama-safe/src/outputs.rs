@@ -20,6 +20,19 @@ use crate::sequence::Sequence;
 ///     first.len();
 /// }
 /// ```
+///
+/// ```compile_fail,E0505
+/// fn of_a_dropped_context(mut context: llama_safe::Context, batch: &mut llama_safe::Batch) {
+///     let outputs = context.decode(batch).unwrap();
+///     drop(context);
+///     outputs.len();
+/// }
+/// ```
+///
+/// ```compile_fail,E0308
+/// // There is no index, only what the push of that very token handed out.
+/// fn by_index(outputs: llama_safe::Outputs<'_>) -> &[f32] { outputs.get(0).unwrap() }
+/// ```
 #[derive(Clone, Copy)]
 pub struct Outputs<'context> {
     pub(crate) context: &'context Context,

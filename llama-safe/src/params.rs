@@ -19,6 +19,16 @@ pub enum LoadMode {
 }
 
 /// How a model is loaded.
+///
+/// ```compile_fail,E0308
+/// // There are no modes but those that have a name.
+/// fn of_no_kind(params: llama_safe::ModelParams) { params.load_mode(99); }
+/// ```
+///
+/// ```compile_fail,E0599
+/// // No list that C would have to find the end of is handed in.
+/// fn without_an_end(params: llama_safe::ModelParams) { params.devices(&[]); }
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct ModelParams {
     pub(crate) gpu_layers: Option<u32>,
@@ -121,6 +131,16 @@ pub enum FlashAttention {
 }
 
 /// How a context is made. Numbers left out are chosen for the model and the machine.
+///
+/// ```compile_fail,E0308
+/// // There are no poolings, number types or kinds of attention but those that have a name.
+/// fn of_no_kind(params: llama_safe::ContextParams) -> llama_safe::ContextParams { params.pooling(77) }
+/// ```
+///
+/// ```compile_fail,E0599
+/// // The rotation of positions is the model's, with which its weights were trained.
+/// fn rotated_otherwise(params: llama_safe::ContextParams) { params.rope_freq_base(f32::NAN); }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ContextParams {
     pub(crate) sequences: u32,

@@ -24,6 +24,13 @@ impl Context {
     /// sequence; the outputs of the last decode are gone then, and so is the encoding of an encoder-decoder, whose sequences must
     /// be [encoded](Self::encode) again.
     ///
+    /// ```compile_fail,E0599
+    /// // A state is bytes of its own, as many as it needs: none stay on a device, none go into a buffer that is given.
+    /// fn elsewhere(context: &mut llama_safe::Context, sequence: &llama_safe::Sequence) {
+    ///     context.save_on_device(sequence).unwrap();
+    /// }
+    /// ```
+    ///
     /// Of a layer with a sliding window only the window is saved, whatever
     /// [`keep_past_window`](crate::ContextParams::keep_past_window) says: what is restored cannot go back past it. Of a recurrent
     /// state the snapshots are not saved. Of an encoder-decoder the text that the sequence was encoded with is saved, not the encoding.

@@ -42,6 +42,13 @@ impl Context {
     /// # Errors
     ///
     /// [`AdapterError`]: an adapter of another model, one that is named twice, or a scale that is not finite.
+    ///
+    /// ```compile_fail,E0308
+    /// // Each adapter has its scale.
+    /// fn without_scales(mut context: llama_safe::Context, adapter: &llama_safe::Adapter) {
+    ///     context.set_adapters(&[adapter]).unwrap();
+    /// }
+    /// ```
     pub fn set_adapters(&mut self, adapters: &[(&Adapter, f32)]) -> Result<(), AdapterError> {
         for (index, (adapter, scale)) in adapters.iter().enumerate() {
             if !self.model().is_same(adapter.model()) {

@@ -45,6 +45,22 @@ pub enum VocabKind {
 }
 
 /// A model's vocabulary.
+///
+/// ```compile_fail,E0061
+/// // A text knows its own length, and its tokens come in a list that is as long as they are.
+/// fn with_a_length(model: &llama_safe::Model, text: &str, special: llama_safe::Special) {
+///     model.tokenize(text, 100, special).unwrap();
+/// }
+/// ```
+///
+/// ```compile_fail,E0505
+/// // A vocabulary is a part of its model.
+/// fn without_its_model(model: llama_safe::Model) {
+///     let vocab = model.vocab();
+///     drop(model);
+///     vocab.size();
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Vocab<'model> {
     model: &'model Model,

@@ -4,6 +4,7 @@
 mod architectures;
 mod cargo;
 mod checks;
+mod crash_report;
 mod demo;
 mod fuzz;
 mod leaks;
@@ -54,6 +55,8 @@ enum Task {
     /// Runs cargo fmt --check, cargo clippy, cargo doc and cargo test over the workspace, where every warning is an
     /// error, and stops at the first that fails. The last line says what ran.
     Test,
+    /// Run every misuse of the raw API, and write docs/crash-patterns.md from what it comes to (Linux).
+    CrashReport,
     /// Run the tests under valgrind and fail on any memory leaked or misused (Linux).
     ///
     /// Builds into target/leaks, and llama.cpp a second time with the feature `portable`: valgrind does not know the newest
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(),
         Task::Demo { arguments } => demo::run(&arguments),
         Task::Test => checks::run(),
+        Task::CrashReport => crash_report::run(),
         Task::Leaks => leaks::run(),
         Task::FuzzGguf { count, first } => fuzz::run(count, first),
         Task::Architectures => architectures::run(),

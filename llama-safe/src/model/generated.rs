@@ -61,6 +61,13 @@ impl Model {
     /// # Ok::<(), llama_safe::LoadError>(())
     /// ```
     ///
+    /// ```compile_fail,E0277
+    /// // There is always something that gives the weights.
+    /// fn from_nowhere(gguf: &[u8], params: &llama_safe::ModelParams) {
+    ///     llama_safe::Model::generate(gguf, params, None).unwrap();
+    /// }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`LoadError`]: metadata that is damaged, incomplete, or of an unknown architecture;

@@ -32,6 +32,11 @@ impl Model {
     /// # Errors
     ///
     /// [`LoadError`]: the file is not there, cannot be read, is no GGUF file, is damaged, or of an unknown architecture.
+    ///
+    /// ```compile_fail,E0277
+    /// // There is always a path, and a list of several has its own length.
+    /// fn of_nothing(params: &llama_safe::ModelParams) { llama_safe::Model::load(None, params).unwrap(); }
+    /// ```
     pub fn load(path: impl AsRef<Path>, params: &ModelParams) -> Result<Self, LoadError> {
         Self::load_with_progress(path, params, |_| ControlFlow::Continue(()))
     }

@@ -22,6 +22,16 @@ use crate::gguf::Shapes;
 use crate::id::Token;
 
 /// A loaded model. Clones share the weights, which are freed with the last clone and the last context of it.
+///
+/// ```compile_fail,E0277
+/// // A model is no number, and there is none that was not loaded.
+/// fn of_a_handle(handle: i64) -> llama_safe::Model { handle.into() }
+/// ```
+///
+/// ```compile_fail,E0382
+/// // What was dropped cannot be used, nor be dropped again.
+/// fn after_drop(model: llama_safe::Model) { drop(model); model.width(); }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Model {
     raw: Arc<RawModel>,
