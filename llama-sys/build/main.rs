@@ -29,6 +29,7 @@ fn run() -> Result<(), String> {
     require_tools(&config)?;
     config.watch_inputs();
     let source = source::find(&config)?;
+    println!("cargo::rustc-env=LLAMA_CPP_SOURCE={}", source.display());
     let tree = native::Tree::open(&config, &source)?;
     if !config.documentation_only {
         native::build(&config, &source, &tree);
