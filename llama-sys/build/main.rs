@@ -33,7 +33,7 @@ fn run() -> Result<(), String> {
     let tree = native::Tree::open(&config, &source)?;
     if !config.documentation_only {
         native::build(&config, &source, &tree);
-        guard::build(&source);
+        guard::build(&config, &source);
         native::link(&config, &tree)?;
     }
     bindings::generate(&config, &source, &tree)
