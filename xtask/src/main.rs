@@ -5,6 +5,7 @@ mod architectures;
 mod asan;
 mod cargo;
 mod checks;
+mod coverage;
 mod demo;
 mod fuzz;
 mod leaks;
@@ -85,6 +86,15 @@ enum Task {
         #[arg(long, default_value_t = 0)]
         first: u64,
     },
+    /// Let a fuzzer look for programs that reach something new in llama.cpp, under sanitizers (Linux, clang).
+    ///
+    /// Programs of memory operations and decodes, against a naive model of the memory. Builds into target/fuzz; what it finds lies in
+    /// target/fuzz/findings, and `target/fuzz/TRIPLE/release/programs FILE` repeats it.
+    FuzzCoverage {
+        /// So long.
+        #[arg(long, default_value_t = 15)]
+        minutes: u64,
+    },
     /// Load and use mutated model files, many more of them than `test` does.
     ///
     /// Mutation N of a file is the same on every machine: --first N --count 1 repeats the one that a failure names.
@@ -111,6 +121,7 @@ fn main() -> ExitCode {
         Task::Leaks => leaks::run(),
         Task::Asan { tests } => asan::run(&tests),
         Task::Fuzz { minutes, programs, first } => fuzz::programs(minutes, programs, first),
+        Task::FuzzCoverage { minutes } => coverage::run(minutes),
         Task::FuzzGguf { count, first } => fuzz::model_files(count, first),
         Task::Architectures => architectures::run(),
     };
