@@ -1,4 +1,4 @@
-//! Random programs, led by what they reach: a fuzzer of Rust and of llama.cpp, both under AddressSanitizer.
+//! Random programs, led by what they reach in the safe layer, or in llama.cpp as well, all under AddressSanitizer.
 
 use std::fs;
 use std::path::Path;
@@ -14,8 +14,10 @@ use crate::prerequisites::{self, Missing, Packages};
 use crate::progress::{self, duration, say};
 use crate::{cargo, setup};
 
-/// What the C++ is compiled with; clang alone can tell a fuzzer what is reached. The runtime comes with Rust's.
-const SANITIZERS: &str = "fuzzer-no-link,address,undefined";
+/// What the C++ is compiled with, as for `asan`. The runtime comes with Rust's.
+const SANITIZERS: &str = "address,undefined";
+/// The same, and it tells the fuzzer what is reached, which clang alone can.
+const SANITIZERS_AND_COVERAGE: &str = "fuzzer-no-link,address,undefined";
 
 /// What has rustc tell the fuzzer the same, and watch memory.
 const RUST: &str = "--cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module -Ccodegen-units=1 \
@@ -23,20 +25,22 @@ const RUST: &str = "--cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module -Cc
                     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
 
 /// Sets up, builds the fuzzer and lets it run for so long. What it has learned stays in target/fuzz for the next time.
-pub fn run(minutes: u64) -> Result<ExitCode> {
+///
+/// With `cpp`, what is reached in C++ leads it, too.
+pub fn run(minutes: u64, cpp: bool) -> Result<ExitCode> {
     if !cfg!(all(target_os = "linux", target_env = "gnu")) {
         bail!("this command needs the sanitizers of Linux with the GNU C library");
     }
     let started = Instant::now();
     setup::ensure(|| {
         let mut missing = prerequisites::missing();
-        missing.extend(clang().is_none().then(no_clang));
+        missing.extend((cpp && clang().is_none()).then(no_clang));
         missing
     })?;
-    let clang = clang().context("clang has gone")?;
+    let clang = if cpp { Some(clang().context("clang has gone")?) } else { None };
     let target = cargo::target()?.join("fuzz");
     let watch = Watch::new(&cargo::target()?);
-    progress::watch(build(&target, &clang)?, "Building the fuzzer", Some(watch))?;
+    progress::watch(build(&target, clang.as_deref())?, "Building the fuzzer", Some(watch))?;
     let corpus = target.join("corpus");
     let findings = target.join("findings");
     for folder in [&corpus, &findings] {
@@ -54,12 +58,15 @@ pub fn run(minutes: u64) -> Result<ExitCode> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn build(target: &Path, clang: &str) -> Result<Command> {
+fn build(target: &Path, clang: Option<&str>) -> Result<Command> {
     let mut command = cargo::cargo()?;
     command.args(["build", "--release", "--target", &host()?, "--manifest-path", "fuzz/Cargo.toml"]);
     command.env("CARGO_TARGET_DIR", target).env("LLAMA_CPP_SANITIZE", SANITIZERS);
     command.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", RUST);
-    command.env("CC", clang).env("CXX", clang.replacen("clang", "clang++", 1));
+    if let Some(clang) = clang {
+        command.env("LLAMA_CPP_SANITIZE", SANITIZERS_AND_COVERAGE);
+        command.env("CC", clang).env("CXX", clang.replacen("clang", "clang++", 1));
+    }
     Ok(command)
 }
 

@@ -86,7 +86,7 @@ enum Task {
         #[arg(long, default_value_t = 0)]
         first: u64,
     },
-    /// Let a fuzzer look for programs that reach something new in llama.cpp, under sanitizers (Linux, clang).
+    /// Let a fuzzer look for programs that reach something new in the safe layer, under sanitizers (Linux).
     ///
     /// Programs of memory operations and decodes, against a naive model of the memory. Builds into target/fuzz; what it finds lies in
     /// target/fuzz/findings, and `target/fuzz/TRIPLE/release/programs FILE` repeats it.
@@ -94,6 +94,9 @@ enum Task {
         /// So long.
         #[arg(long, default_value_t = 15)]
         minutes: u64,
+        /// Led by what is reached in llama.cpp as well: it is built once more, by clang.
+        #[arg(long)]
+        cpp: bool,
     },
     /// Load and use mutated model files, many more of them than `test` does.
     ///
@@ -121,7 +124,7 @@ fn main() -> ExitCode {
         Task::Leaks => leaks::run(),
         Task::Asan { tests } => asan::run(&tests),
         Task::Fuzz { minutes, programs, first } => fuzz::programs(minutes, programs, first),
-        Task::FuzzCoverage { minutes } => coverage::run(minutes),
+        Task::FuzzCoverage { minutes, cpp } => coverage::run(minutes, cpp),
         Task::FuzzGguf { count, first } => fuzz::model_files(count, first),
         Task::Architectures => architectures::run(),
     };
