@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use batch_suite::{Edited, alone, assert_equal, exact_params, is_leak_check, nmse, prompt, still_works, tiny};
+use fixtures::gguf::Tensor;
 use fixtures::{Llama, Lora, Weights};
 use llama_safe::{Adapter, AdapterError, Context, ControlVectorError, LoadError, Model, ModelParams, Sequence, Token};
 
@@ -345,4 +346,54 @@ fn control_vectors_that_do_not_fit() {
     let mut encoder = Context::new(&batch_suite::encoder(), &exact_params().embeddings(true)).unwrap();
     let error = encoder.set_control_vector(&[], 1..=1).unwrap_err();
     assert_eq!(error, ControlVectorError::NotApplied { architecture: "bert".to_owned() });
+}
+
+/// llama.cpp asserts while it builds the graph of the next decode (llama-graph.cpp:1833).
+#[test]
+fn weights_with_a_scale_are_not_adapted() {
+    const SCALED: &str = "blk.0.ffn_up.weight";
+    let shape = Llama { layers: 1, ..Llama::tiny() };
+    let file = Edited::new(&shape.gguf(Weights::F32, 1).unwrap());
+    let mut gguf = fixtures::gguf::Gguf::default();
+    for (key, value) in [
+        ("context_length", 64),
+        ("embedding_length", shape.width),
+        ("block_count", 1),
+        ("feed_forward_length", shape.feed_forward),
+        ("attention.head_count", shape.heads),
+        ("attention.head_count_kv", shape.kv_heads),
+        ("vocab_size", shape.vocabulary),
+    ] {
+        gguf.set(format!("llama.{key}"), value);
+    }
+    gguf.set("general.architecture", "llama");
+    gguf.set("llama.attention.layer_norm_rms_epsilon", 1e-5_f32);
+    gguf.set("tokenizer.ggml.model", "none");
+    for name in file.names() {
+        let shape = file.tensor(name).unwrap().0.to_vec();
+        let shape = if name.contains("norm") { shape[..1].to_vec() } else { shape[..2].to_vec() };
+        // As many bytes as NVFP4 has.
+        let weights = if name == SCALED { Weights::Q4_0 } else { Weights::F32 };
+        gguf.add(Tensor { name: name.to_owned(), shape, weights });
+    }
+    gguf.add(Tensor { name: "blk.0.ffn_up.scale".to_owned(), shape: vec![1], weights: Weights::F32 });
+    let mut bytes = Vec::new();
+    let none = |tensor: &Tensor, out: &mut dyn std::io::Write| {
+        let size = if tensor.weights == Weights::F32 { 4 * tensor.values() } else { tensor.values() / 32 * 18 };
+        out.write_all(&vec![0; size as usize])
+    };
+    gguf.write(&mut bytes, |tensor, out| none(tensor, out)).unwrap();
+    // Behind the name: the number of lengths, two lengths, and the format.
+    let name = bytes.windows(SCALED.len()).position(|bytes| bytes == SCALED.as_bytes()).unwrap();
+    let format = name + SCALED.len() + 4 + 2 * 8;
+    assert_eq!(bytes[format..format + 4], [2, 0, 0, 0]);
+    bytes[format] = 40;
+
+    let model = load(&bytes);
+    let adapter = Lora::tiny().gguf(&shape, 1).unwrap();
+    let error = Adapter::from_bytes(&model, &adapter).map(drop).unwrap_err();
+    assert!(matches!(&error, AdapterError::ScaledWeights { tensor } if tensor == SCALED), "{error}");
+    let mut context = Context::new(&model, &exact_params()).unwrap();
+    let (_sequence, logits) = decode(&mut context, &prompt(1, 3));
+    assert_eq!(logits.len(), shape.vocabulary as usize);
 }

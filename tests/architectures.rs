@@ -7,8 +7,8 @@ use batch_suite::{is_leak_check, params, prompt};
 use fixtures::ARCHITECTURES;
 use fixtures::gguf::{Gguf, Value};
 use llama_safe::{
-    Context, ContextError, FlashAttention, KvLayout, KvType, LoadError, MemoryKind, Model, ModelParams, TensorShape,
-    verify,
+    Context, ContextError, DecodeError, FlashAttention, KvLayout, KvType, LoadError, MemoryKind, Model, ModelParams,
+    PushError, TensorShape, Token, verify,
 };
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_architectures");
@@ -131,4 +131,46 @@ fn models_that_llama_cpp_cannot_compute_are_refused() {
         gguf.set(key.as_str(), if is_index { Value::U32(32) } else { value.clone() });
     }
     assert!(refused(&gguf).contains("divides by zero"));
+}
+
+/// Of what it is computed from only tokens say which adapter they switch on.
+#[test]
+fn a_graph_of_tokens_takes_no_embeddings() {
+    let model = architectures::architecture("graniteswitch").unwrap();
+    let mut context = Context::new(&model, &params().context_tokens(256)).unwrap();
+    let sequence = context.new_sequence().unwrap();
+    let embedding = vec![0.5; context.limits().input_width() as usize];
+    let mut batch = context.new_embedding_batch();
+    assert_eq!(batch.push_embedding(&sequence, &embedding), Err(PushError::TokensAlone));
+    assert_eq!(context.decode(&mut batch).map(drop), Err(DecodeError::EmptyBatch));
+    let mut batch = context.new_batch();
+    let slot = batch.push_output(&sequence, Token(5)).unwrap();
+    assert!(context.decode(&mut batch).unwrap().get(slot).is_ok());
+}
+
+/// Numbers without which llama.cpp asserts at the first decode.
+#[test]
+fn queries_that_are_scaled_by_nothing_are_refused() {
+    for (name, params) in [
+        ("llama4", ModelParams::default().override_metadata("llama4.attention.sliding_window", 0)),
+        ("deepseek2", ModelParams::default().override_metadata("deepseek2.attention.temperature_scale", 0.1)),
+    ] {
+        let mut gguf = fixtures::architecture(name);
+        if name == "deepseek2" {
+            gguf.set("deepseek2.attention.temperature_scale", 1.0_f32);
+            gguf.set("deepseek2.attention.temperature_length", 0_u32);
+        }
+        let header = gguf.header();
+        let made =
+            Model::generate(&header, &params, |tensor, values| fixtures::fill(tensor.name, tensor.shape, values));
+        if let Ok(model) = made {
+            let mut context = Context::new(&model, &batch_suite::params().context_tokens(256)).unwrap();
+            let sequence = context.new_sequence().unwrap();
+            let mut batch = context.new_batch();
+            batch.push_output(&sequence, Token(5)).unwrap();
+            context.decode(&mut batch).unwrap();
+            panic!("{name} was made, and decodes");
+        }
+        assert!(matches!(made, Err(LoadError::Malformed(_))), "{name}");
+    }
 }

@@ -21,6 +21,8 @@ mod memory;
 mod positions;
 #[path = "families/program.rs"]
 mod program;
+#[path = "families/scene.rs"]
+mod scene;
 #[path = "families/schedules.rs"]
 mod schedules;
 #[path = "families/scratch.rs"]
@@ -89,6 +91,11 @@ fn bert_keeps_nothing() {
 #[test]
 fn t5encoder_keeps_nothing() {
     memory::nothing_is_kept(Family::T5Encoder);
+}
+
+#[test]
+fn llama_abort_at_every_place_is_undone_or_told() {
+    transaction::abort_at_every_place(Family::Llama);
 }
 
 #[test]
@@ -167,6 +174,11 @@ fn hybrid_snapshots_are_offered_where_they_are_right() {
 }
 
 #[test]
+fn gemma_abort_at_every_place_is_undone_or_told() {
+    transaction::abort_at_every_place(Family::Gemma);
+}
+
+#[test]
 fn gemma_abort_of_new_sequences_leaves_no_trace() {
     transaction::new_sequences(Family::Gemma);
 }
@@ -174,6 +186,11 @@ fn gemma_abort_of_new_sequences_leaves_no_trace() {
 #[test]
 fn gemma_abort_of_old_sequences_is_undone_or_told() {
     transaction::old_sequences(Family::Gemma, false);
+}
+
+#[test]
+fn mamba_abort_at_every_place_is_undone_or_told() {
+    transaction::abort_at_every_place(Family::Mamba);
 }
 
 #[test]
@@ -192,6 +209,11 @@ fn mamba_abort_spares_bystanders() {
 }
 
 #[test]
+fn rwkv_abort_at_every_place_is_undone_or_told() {
+    transaction::abort_at_every_place(Family::Rwkv);
+}
+
+#[test]
 fn rwkv_abort_of_new_sequences_leaves_no_trace() {
     transaction::new_sequences(Family::Rwkv);
 }
@@ -204,6 +226,11 @@ fn rwkv_abort_of_old_sequences_is_undone_or_told() {
 #[test]
 fn rwkv_abort_spares_bystanders() {
     transaction::bystanders_are_safe(Family::Rwkv);
+}
+
+#[test]
+fn hybrid_abort_at_every_place_is_undone_or_told() {
+    transaction::abort_at_every_place(Family::Hybrid);
 }
 
 #[test]
@@ -865,6 +892,11 @@ fn table_names_every_family_and_tests_that_exist() {
 #[test]
 fn gemma_restored_state_goes_back_within_the_window() {
     state::goes_back_within_the_window();
+}
+
+#[test]
+fn architectures_survive_random_programs() {
+    adversary::architectures_survive_random_programs("architectures_survive_random_programs", 3);
 }
 
 #[test]

@@ -112,3 +112,63 @@ fn a_subscriber_that_panics_is_not_heard() {
     let gguf = Llama::tiny().gguf(Weights::F16, 1).unwrap();
     tracing::subscriber::with_default(Panics, || Model::from_bytes(&gguf, &ModelParams::default())).unwrap();
 }
+
+/// Has every thread's events go to standard output, and fails an assertion of ggml's.
+fn fail_an_assertion(subscriber: impl Subscriber + Send + Sync) {
+    tracing::subscriber::set_global_default(subscriber).expect("the first");
+    assert_eq!(llama_safe::devices().len(), 1);
+    // SAFETY: none: it is to end the process.
+    unsafe { llama_sys::ggml_backend_dev_get(usize::MAX) };
+}
+
+/// Prints every event on a line, which the parent reads when this process has ended.
+struct Print;
+
+impl Subscriber for Print {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        println!("LOGGED {} {} {}", event.metadata().level(), event.metadata().target(), text.0);
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+/// What ends the process is told to the log before it does, also to one that panics.
+#[test]
+fn a_failed_assertion_is_logged_before_the_process_ends() {
+    const CHILD: &str = "LOG_CHILD";
+    match std::env::var(CHILD).as_deref() {
+        Ok("prints") => return fail_an_assertion(Print),
+        Ok(_) => return fail_an_assertion(Panics),
+        Err(_) => {}
+    }
+    for how in ["prints", "panics"] {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "a_failed_assertion_is_logged_before_the_process_ends", "--nocapture"]);
+        let output = command.env(CHILD, how).env("GGML_NO_BACKTRACE", "1").output().unwrap();
+        let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let what = format!("{how}: {}\n{text}\n{errors}", output.status);
+        assert!(!output.status.success(), "{what}");
+        #[cfg(unix)]
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(6), "SIGABRT: {what}");
+        let assertion = "GGML_ASSERT(index < ggml_backend_dev_count()) failed";
+        assert!(errors.contains(assertion), "on standard error as without a log: {what}");
+        let logged = |line: &str| line.contains("LOGGED ERROR llama.cpp ") && line.ends_with(assertion);
+        assert_eq!(text.lines().any(logged), how == "prints", "{what}");
+    }
+}

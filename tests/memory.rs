@@ -94,7 +94,7 @@ fn run_program(numbers: Numbers, layout: KvLayout, ops: &[Op]) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if batch_suite::is_leak_check() { 3 } else { 400 },
+        cases: batch_suite::programs(400),
         max_shrink_iters: 500,
         // The smallest program that fails is printed.
         failure_persistence: None,

@@ -13,7 +13,10 @@ pub(crate) fn init() {
     ONCE.call_once(|| {
         log::install();
         // SAFETY: called once, before any other function of llama.cpp.
-        unsafe { sys::llama_backend_init() };
+        if let Err(reason) = sys::guarded_unit(|error| unsafe { sys::guard_llama_backend_init(error) }) {
+            // What is missing is made when it is needed, or is an error there (ggml-backend-reg.cpp's `get_reg`).
+            log::warn(&format!("llama.cpp could not look for its backends: {reason}"));
+        }
     });
 }
 
@@ -52,9 +55,11 @@ pub struct Device {
 #[must_use]
 pub fn devices() -> Vec<Device> {
     init();
-    // SAFETY: the registry is filled by now, and asking for its size changes nothing.
-    let count = unsafe { sys::ggml_backend_dev_count() };
-    (0..count).map(device).collect()
+    let count = sys::guarded(0, |result, error| {
+        // SAFETY: takes nothing, and writes the result.
+        unsafe { sys::guard_ggml_backend_dev_count(result, error) }
+    });
+    (0..count.unwrap_or(0)).map(device).collect()
 }
 
 fn device(index: usize) -> Device {
@@ -63,7 +68,8 @@ fn device(index: usize) -> Device {
     // the program, and the two numbers outlive the call.
     unsafe {
         let device = sys::ggml_backend_dev_get(index);
-        sys::ggml_backend_dev_memory(device, &mut free, &mut total);
+        // A backend that throws cannot tell.
+        let _ = sys::guarded_unit(|error| sys::guard_ggml_backend_dev_memory(error, device, &mut free, &mut total));
         Device {
             name: string(sys::ggml_backend_dev_name(device)),
             description: string(sys::ggml_backend_dev_description(device)),
@@ -84,7 +90,8 @@ fn kind(kind: sys::ggml_backend_dev_type) -> DeviceKind {
     }
 }
 
-/// The instruction sets and options that llama.cpp was compiled with and found here, as one line.
+/// The instruction sets and options that llama.cpp was compiled with and found here, as one line. Empty where there is no
+/// memory for it.
 #[must_use]
 pub fn system_info() -> String {
     use std::sync::Mutex;
@@ -92,8 +99,12 @@ pub fn system_info() -> String {
     static LOCK: Mutex<()> = Mutex::new(());
     init();
     let _guard = LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let text = sys::guarded(std::ptr::null(), |result, error| {
+        // SAFETY: takes nothing, and writes the result. The lock is held.
+        unsafe { sys::guard_llama_print_system_info(result, error) }
+    });
     // SAFETY: the static string is not written while the lock is held, and it is copied before it is released.
-    unsafe { string(sys::llama_print_system_info()) }
+    unsafe { string(text.unwrap_or(std::ptr::null())) }
 }
 
 /// llama.cpp's own version.

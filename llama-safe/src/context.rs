@@ -447,6 +447,7 @@ fn read_limits(raw: NonNull<sys::llama_context>, has_memory: bool, model: &Model
                 sys::LLAMA_ROPE_TYPE_MROPE | sys::LLAMA_ROPE_TYPE_IMROPE => 4,
                 _ => 1,
             },
+            takes_embeddings: quirks::takes_embeddings(&model.architecture()),
             causal: sys::llama_get_causal_attn(context),
             embeddings: params.embeddings,
             pooling: match sys::llama_pooling_type(context) {

@@ -57,6 +57,8 @@ pub struct Limits {
     pub(crate) input_width: u32,
     pub(crate) output_width: u32,
     pub(crate) positions_per_embedding: u32,
+    /// Whether a row can be an embedding.
+    pub(crate) takes_embeddings: bool,
     pub(crate) causal: bool,
     pub(crate) embeddings: bool,
     pub(crate) pooling: Pooling,

@@ -29,10 +29,12 @@ impl Log {
 /// Longest text of errors kept.
 const MOST_ERRORS: usize = 2000;
 
-/// Sends all of llama.cpp's log through [`on_log`].
+/// Sends all of llama.cpp's log through [`on_log`], and the text of an assertion that fails, before it ends the process.
 pub(crate) fn install() {
     // SAFETY: `on_log` lives as long as the program, never unwinds, and does not look at its user data.
     unsafe { sys::llama_log_set(Some(on_log), std::ptr::null_mut()) };
+    // SAFETY: the log is in place.
+    unsafe { sys::guard_log_aborts() };
 }
 
 /// Forgets the errors that this thread has logged.

@@ -162,6 +162,12 @@ impl Quirk {
     }
 }
 
+/// Whether llama.cpp builds the architecture's graph of embeddings as well as of tokens. It asserts it where it does not
+/// (models/granite-switch.cpp:231); what else asserts it builds drafts.
+pub(crate) fn takes_embeddings(architecture: &str) -> bool {
+    architecture != "graniteswitch"
+}
+
 /// Why llama.cpp would end the process with a model of these tensors and numbers (of the architecture's own keys); `None` where it
 /// would not.
 pub(crate) fn unsound<'a>(

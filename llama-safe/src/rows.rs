@@ -49,6 +49,7 @@ struct Numbers {
     vocabulary: u32,
     width: u32,
     positions_per_embedding: u32,
+    takes_embeddings: bool,
     /// Whether sequences grow with each decode; an encoder's begin at 0 every time.
     has_memory: bool,
     /// Whether every row gives an output, asked for or not: llama.cpp computes embeddings, and whatever is encoded, of all, and
@@ -107,6 +108,7 @@ impl Rows {
                 vocabulary: limits.vocabulary(),
                 width: limits.input_width(),
                 positions_per_embedding: limits.positions_per_embedding,
+                takes_embeddings: limits.takes_embeddings,
                 has_memory: limits.memory() != MemoryKind::None,
                 outputs_all: limits.has_embeddings()
                     || for_encoder
@@ -234,6 +236,9 @@ impl Rows {
     ) -> Result<OutputSlot, PushError> {
         if self.input != Input::Embeddings {
             return Err(PushError::TakesTokens);
+        }
+        if !self.numbers.takes_embeddings {
+            return Err(PushError::TokensAlone);
         }
         // llama.cpp reads that many positions a row (llama-batch.cpp:1380).
         let has_places = match self.numbers.positions_per_embedding {
@@ -394,6 +399,7 @@ mod tests {
             input_width: 3,
             output_width: 3,
             positions_per_embedding: 1,
+            takes_embeddings: true,
             causal: true,
             embeddings: false,
             pooling: Pooling::None,

@@ -31,6 +31,9 @@ pub struct Config {
     pub native_instructions: bool,
     /// Enabled backends and options, in a fixed order: (cargo feature, CMake variable).
     pub switches: Vec<(&'static str, &'static str)>,
+    /// Sanitizers to compile the C++ with, as the compiler's `-fsanitize=` takes them. Whoever builds with them links their
+    /// runtime: `cargo xtask` does.
+    pub sanitizers: Option<String>,
     /// Only bindings are wanted: a documentation build.
     pub documentation_only: bool,
 }
@@ -60,6 +63,7 @@ impl Config {
             linkage: if feature("shared") && !feature("static") { Linkage::Shared } else { Linkage::Static },
             native_instructions: host == target && !feature("portable"),
             switches: SWITCHES.into_iter().filter(|(name, _)| feature(name)).collect(),
+            sanitizers: env::var("LLAMA_CPP_SANITIZE").ok().filter(|list| !list.is_empty()),
             documentation_only: env::var_os("DOCS_RS").is_some(),
             target,
         })
@@ -67,7 +71,9 @@ impl Config {
 
     /// Tells cargo what this build depends on, so that nothing else starts it again.
     pub fn watch_inputs(&self) {
-        for variable in ["LLAMA_CPP_DIR", "DOCS_RS", "LIBCLANG_PATH", "CC", "CXX", "CFLAGS", "CXXFLAGS"] {
+        let compilers = ["CC", "CXX", "CFLAGS", "CXXFLAGS"];
+        for variable in ["LLAMA_CPP_DIR", "LLAMA_CPP_SANITIZE", "DOCS_RS", "LIBCLANG_PATH"].into_iter().chain(compilers)
+        {
             println!("cargo::rerun-if-env-changed={variable}");
         }
         for path in ["build", "shim", "../vendor/Cargo.toml", "../vendor/Cargo.lock"] {
@@ -87,7 +93,20 @@ impl Config {
 
     /// All that decides what the C++ build produces; two builds with the same text can share one tree.
     pub fn fingerprint(&self) -> String {
-        format!("{} {:?} native={} {:?}", self.target, self.linkage, self.native_instructions, self.switches)
+        let sanitizers = self.sanitizers.as_ref().map(|list| format!(" sanitizers={list}")).unwrap_or_default();
+        let native = self.native_instructions;
+        format!("{} {:?} native={native} {:?}{sanitizers}", self.target, self.linkage, self.switches)
+    }
+
+    /// What the compiler is told for the sanitizers; nothing without any.
+    pub fn sanitizer_flags(&self) -> Vec<String> {
+        let Some(list) = &self.sanitizers else { return Vec::new() };
+        let mut flags = vec![format!("-fsanitize={list}"), "-fno-omit-frame-pointer".to_owned(), "-g1".to_owned()];
+        if list.contains("undefined") {
+            // A finding fails the test. That of wrong classes needs a part of the runtime that Rust's has not.
+            flags.extend(["-fno-sanitize-recover=all", "-fno-sanitize=vptr"].map(str::to_owned));
+        }
+        flags
     }
 }
 

@@ -2,9 +2,15 @@
 
 use std::path::Path;
 
+use crate::config::Config;
+
 /// Compiles `shim/guard.cpp`.
-pub fn build(source: &Path) {
-    cc::Build::new()
+pub fn build(config: &Config, source: &Path) {
+    let mut compiler = cc::Build::new();
+    for flag in config.sanitizer_flags() {
+        compiler.flag(flag);
+    }
+    compiler
         .cpp(true)
         .std("c++17")
         .file("shim/guard.cpp")

@@ -29,10 +29,11 @@ fn run() -> Result<(), String> {
     require_tools(&config)?;
     config.watch_inputs();
     let source = source::find(&config)?;
+    println!("cargo::rustc-env=LLAMA_CPP_SOURCE={}", source.display());
     let tree = native::Tree::open(&config, &source)?;
     if !config.documentation_only {
         native::build(&config, &source, &tree);
-        guard::build(&source);
+        guard::build(&config, &source);
         native::link(&config, &tree)?;
     }
     bindings::generate(&config, &source, &tree)

@@ -67,6 +67,9 @@ pub fn build(config: &Config, source: &Path, tree: &Tree) {
     for (_, variable) in &config.switches {
         cmake.define(variable, "ON");
     }
+    for flag in config.sanitizer_flags() {
+        cmake.cflag(&flag).cxxflag(&flag);
+    }
     if exists("ninja") {
         cmake.generator("Ninja");
     }

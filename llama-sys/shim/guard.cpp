@@ -2,6 +2,7 @@
 
 #include "guard.h"
 
+#include <atomic>
 #include <cstdio>
 #include <exception>
 #include <initializer_list>
@@ -40,6 +41,19 @@ constexpr bool starts_afresh(std::string_view name) {
 // Whether this thread is in such a function.
 thread_local bool fresh = false;
 ggml_abort_callback_t previous = nullptr;
+std::atomic<bool> logs_aborts = false;
+
+// Whoever reads the log learns what ended the process. Nothing may throw here: there may be nobody to catch it.
+void log_abort(const char * message) noexcept {
+    ggml_log_callback log = nullptr;
+    void * user_data = nullptr;
+    ggml_log_get(&log, &user_data);
+    if (log == nullptr) {
+        return;
+    }
+    log(GGML_LOG_LEVEL_ERROR, message, user_data);
+    log(GGML_LOG_LEVEL_CONT, "\n", user_data);
+}
 
 // Called by a failed GGML_ASSERT, just before it ends the process. Throwing from here passes through C functions, for
 // which GCC and Clang keep unwind tables on the platforms of this crate; where there are none, std::terminate ends the
@@ -50,6 +64,9 @@ void on_abort(const char * message) {
         throw std::runtime_error(message);
     }
 #endif
+    if (logs_aborts) {
+        log_abort(message);
+    }
     if (previous != nullptr) {
         previous(message);
     } else {
@@ -57,13 +74,18 @@ void on_abort(const char * message) {
     }
 }
 
+// Has ggml call `on_abort`, once.
+void install() {
+    static std::once_flag once;
+    std::call_once(once, [] { previous = ggml_set_abort_callback(on_abort); });
+}
+
 // Marks this thread for as long as it lives.
 class Fresh {
 public:
     explicit Fresh(bool yes) : before(fresh) {
-        static std::once_flag once;
         if (yes) {
-            std::call_once(once, [] { previous = ggml_set_abort_callback(on_abort); });
+            install();
         }
         fresh = yes;
     }
@@ -99,8 +121,22 @@ template <typename Call> bool guarded(guard_error * error, bool starts_afresh, C
     bool guard_##NAME(struct guard_error * error, __VA_ARGS__) {                                                       \
         return guarded(error, starts_afresh(#NAME), [&] { NAME ARGUMENTS; });                                          \
     }
+#define GUARD_DEFINE_BARE_VALUE(TYPE, NAME)                                                                            \
+    bool guard_##NAME(TYPE * result, struct guard_error * error) {                                                     \
+        return guarded(error, starts_afresh(#NAME), [&] { *result = NAME(); });                                        \
+    }
+#define GUARD_DEFINE_BARE_VOID(NAME)                                                                                   \
+    bool guard_##NAME(struct guard_error * error) {                                                                    \
+        return guarded(error, starts_afresh(#NAME), [&] { NAME(); });                                                  \
+    }
 
 GUARDED_FUNCTIONS(GUARD_DEFINE_VALUE, GUARD_DEFINE_VOID)
+GUARDED_WITHOUT_PARAMETERS(GUARD_DEFINE_BARE_VALUE, GUARD_DEFINE_BARE_VOID)
+
+void guard_log_aborts(void) {
+    logs_aborts = true;
+    install();
+}
 
 bool guard_self_test(int32_t * result, struct guard_error * error, const char * what) {
     return guarded(error, false, [&] {

@@ -151,15 +151,32 @@ struct guard_error {
     VALUE(struct llama_sampler *, llama_sampler_clone, (sampler), const struct llama_sampler * sampler)                \
     VALUE(llama_token, llama_sampler_sample, (sampler, ctx, i),                                                        \
           struct llama_sampler * sampler, struct llama_context * ctx, int32_t i)                                       \
+    /* ggml */                                                                                                         \
+    VOID(ggml_backend_dev_memory, (device, free, total), ggml_backend_dev_t device, size_t * free, size_t * total)     \
+    VOID(ggml_backend_tensor_set, (tensor, data, offset, size),                                                        \
+         struct ggml_tensor * tensor, const void * data, size_t offset, size_t size)                                   \
     /* GGUF files */                                                                                                   \
     VALUE(struct gguf_context *, gguf_init_from_file, (path, params), const char * path, struct gguf_init_params params)\
     VALUE(struct gguf_context *, gguf_init_from_file_ptr, (file, params), FILE * file, struct gguf_init_params params)
 
+/* The same of functions without parameters, which a list of parameters cannot be empty for. */
+#define GUARDED_WITHOUT_PARAMETERS(VALUE, VOID)                                                                        \
+    VOID(llama_backend_init)                                                                                           \
+    VALUE(const char *, llama_print_system_info)                                                                       \
+    VALUE(size_t, ggml_backend_dev_count)
+
 #define GUARD_DECLARE_VALUE(TYPE, NAME, ARGUMENTS, ...)                                                                \
     bool guard_##NAME(TYPE * result, struct guard_error * error, __VA_ARGS__);
 #define GUARD_DECLARE_VOID(NAME, ARGUMENTS, ...) bool guard_##NAME(struct guard_error * error, __VA_ARGS__);
+#define GUARD_DECLARE_BARE_VALUE(TYPE, NAME) bool guard_##NAME(TYPE * result, struct guard_error * error);
+#define GUARD_DECLARE_BARE_VOID(NAME) bool guard_##NAME(struct guard_error * error);
 
 GUARDED_FUNCTIONS(GUARD_DECLARE_VALUE, GUARD_DECLARE_VOID)
+GUARDED_WITHOUT_PARAMETERS(GUARD_DECLARE_BARE_VALUE, GUARD_DECLARE_BARE_VOID)
+
+/* From now on the text of what ends the process (GGML_ASSERT, GGML_ABORT) goes to ggml's log as an error, besides to
+ * standard error, before it does. */
+void guard_log_aborts(void);
 
 /* Throws on purpose, below the guard: lets a test see that an exception arrives as an error. */
 bool guard_self_test(int32_t * result, struct guard_error * error, const char * what);

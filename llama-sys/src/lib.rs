@@ -36,6 +36,10 @@ pub use raw::*;
 #[doc(hidden)]
 pub const BINDINGS: &str = include_str!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 
+/// The folder of llama.cpp's source that this was built from, for tests that read it.
+#[doc(hidden)]
+pub const SOURCE: &str = env!("LLAMA_CPP_SOURCE");
+
 /// Runs a guarded call that has a result: `Err` holds the text of the C++ exception.
 ///
 /// ```

@@ -18,10 +18,12 @@ mod named;
 mod random;
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use batch_suite::{family, is_leak_check};
 use fixtures::{Family, Weights};
@@ -36,6 +38,24 @@ use random::{Random, Settings, random_params, tokens};
 
 /// Where the child finds what to do.
 const CHILD: &str = "ADVERSARY_CHILD";
+
+/// Whose model the programs run on.
+#[derive(Clone, Copy)]
+enum Subject {
+    /// One that is known in every way: outputs are compared as well.
+    Family(Family),
+    /// One of llama.cpp's architectures, of which it is enough that nothing breaks.
+    Architecture(usize),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Family(family) => write!(f, "{family}"),
+            Self::Architecture(index) => f.write_str(fixtures::ARCHITECTURES[*index]),
+        }
+    }
+}
 
 /// What was put at the end of a sequence.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -80,6 +100,8 @@ struct Machine<'random> {
     other: Option<(Context, Sequence, Batch)>,
     foreign_state: Option<State>,
     steered: bool,
+    /// Whether what is computed is known.
+    compares: bool,
     trace: bool,
     errors: BTreeMap<String, u32>,
     compared: u32,
@@ -87,9 +109,12 @@ struct Machine<'random> {
 }
 
 impl<'random> Machine<'random> {
-    fn new(which: Family, random: &'random mut Random, trace: bool) -> Result<Self, String> {
+    fn new(which: Subject, random: &'random mut Random, trace: bool) -> Result<Self, String> {
         let weights = random.of(&[Weights::F32, Weights::F32, Weights::F16]);
-        let model = family(which, weights);
+        let model = match which {
+            Subject::Family(which) => family(which, weights),
+            Subject::Architecture(index) => architecture(index)?,
+        };
         let mut settings = random_params(random);
         // Weights in 16 bits are multiplied with numbers that are rounded to as many.
         settings.exact &= weights == Weights::F32;
@@ -114,6 +139,7 @@ impl<'random> Machine<'random> {
             other: None,
             foreign_state: None,
             steered: false,
+            compares: matches!(which, Subject::Family(_)),
             trace,
             errors: BTreeMap::new(),
             compared: 0,
@@ -294,8 +320,12 @@ impl<'random> Machine<'random> {
 }
 
 /// Runs one program.
-fn program(which: Family, number: u64, errors: &mut BTreeMap<String, u32>, trace: bool) -> (u32, f64) {
-    let mut random = Random(number.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ which as u64);
+fn program(which: Subject, number: u64, errors: &mut BTreeMap<String, u32>, trace: bool) -> (u32, f64) {
+    let salt = match which {
+        Subject::Family(which) => which as u64,
+        Subject::Architecture(index) => 1000 + index as u64,
+    };
+    let mut random = Random(number.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ salt);
     let steps = 5 + random.below(60);
     let mut machine = match Machine::new(which, &mut random, trace) {
         Ok(machine) => machine,
@@ -315,7 +345,7 @@ fn program(which: Family, number: u64, errors: &mut BTreeMap<String, u32>, trace
 }
 
 /// What the child does: the programs of its range, and a line for each.
-fn child(which: Family, range: &str) {
+fn child(which: Subject, range: &str) {
     let (first, end) = range.split_once(' ').expect("two numbers");
     let (first, end): (u64, u64) = (first.parse().expect("a number"), end.parse().expect("a number"));
     let mut errors = BTreeMap::new();
@@ -345,20 +375,70 @@ fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// The tiny model of an architecture, made once.
+fn architecture(index: usize) -> Result<Model, String> {
+    static MODELS: Mutex<BTreeMap<usize, Model>> = Mutex::new(BTreeMap::new());
+    let mut models = MODELS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(model) = models.get(&index) {
+        return Ok(model.clone());
+    }
+    let made = batch_suite::architectures::architecture(fixtures::ARCHITECTURES[index]);
+    let made = made.map_err(|error| format!("load {error:?}"))?;
+    models.insert(index, made.clone());
+    Ok(made)
+}
+
 /// Random programs of a family; `test` is the name of the test that calls this.
 pub fn survives_random_programs(which: Family, test: &str, count: u64) {
     if let Ok(range) = std::env::var(CHILD) {
-        return child(which, &range);
+        return child(Subject::Family(which), &range);
     }
-    let first = variable("ADVERSARY_FIRST").unwrap_or(0);
     let count = variable("ADVERSARY_PROGRAMS").unwrap_or(if is_leak_check() { 2 } else { count });
+    let wrong = in_children(Subject::Family(which), test, count);
+    assert!(wrong.is_empty(), "{} of {count} programs went wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Random programs of every architecture that llama.cpp has, most of which no other test does more with than decode.
+pub fn architectures_survive_random_programs(test: &str, count: u64) {
+    if let Ok(asked) = std::env::var(CHILD) {
+        let (index, range) = asked.split_once(' ').expect("an architecture and two numbers");
+        return child(Subject::Architecture(index.parse().expect("a number")), range);
+    }
+    let count = variable("ADVERSARY_PROGRAMS").unwrap_or(count);
+    let step = if is_leak_check() { 17 } else { 1 };
+    let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, std::num::NonZero::get) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(step, Ordering::Relaxed);
+                    if index >= fixtures::ARCHITECTURES.len() {
+                        break;
+                    }
+                    let found = in_children(Subject::Architecture(index), test, count);
+                    wrong.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+                }
+            });
+        }
+    });
+    let wrong = wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
+    assert!(wrong.is_empty(), "{} programs went wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Runs so many programs in children, a new one after each that dies. Returns what went wrong.
+fn in_children(which: Subject, test: &str, count: u64) -> Vec<String> {
+    let first = variable("ADVERSARY_FIRST").unwrap_or(0);
     let (mut next, end) = (first, first + count);
     let mut wrong = Vec::new();
     while next < end {
+        let asked = match which {
+            Subject::Family(_) => format!("{next} {end}"),
+            Subject::Architecture(index) => format!("{index} {next} {end}"),
+        };
         let binary = std::env::current_exe().expect("this binary");
         let mut command = Command::new(binary);
         command.args(["--exact", test, "--nocapture", "--test-threads=1"]);
-        command.env(CHILD, format!("{next} {end}")).env_remove("RUST_BACKTRACE");
+        command.env(CHILD, asked).env("GGML_NO_BACKTRACE", "1").env_remove("RUST_BACKTRACE");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = command.output().expect("a child");
         let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -378,5 +458,5 @@ pub fn survives_random_programs(which: Family, test: &str, count: u64) {
         wrong.push(format!("{which} program {last}: {}: {}", output.status, why.join(" | ")));
         next = last + 1;
     }
-    assert!(wrong.is_empty(), "{} of {count} programs went wrong:\n{}", wrong.len(), wrong.join("\n"));
+    wrong
 }

@@ -1,6 +1,6 @@
 //! What is done to the memory of sequences, on each kind of memory.
 
-use batch_suite::{assert_equal, family, is_leak_check, params, prompt};
+use batch_suite::{assert_equal, family, params, prompt};
 use fixtures::{Family, Weights};
 use llama_safe::{
     Context, ContextError, ContextParams, KvLayout, MemoryError, Obstacle, Sequence, SequenceError, Token,
@@ -76,7 +76,7 @@ fn run_programs(which: Family, layout: KvLayout, settings: ContextParams, most: 
         layout,
         tolerance: [Some(1e-6); 2],
     };
-    let cases = if is_leak_check() { 2 } else { cases };
+    let cases = batch_suite::programs(cases);
     let config = Config { cases, max_shrink_iters: 500, failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&program(most), |ops| {
         program::run(&subject, &ops);

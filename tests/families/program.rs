@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use batch_suite::{assert_equal, nmse, params, prompt};
 use llama_safe::{
-    Context, ContextParams, DecodeError, KvLayout, MemoryError, MemoryKind, Model, PushError, Sequence, SequenceError,
-    Token,
+    Context, ContextParams, DecodeError, KvLayout, MemoryError, MemoryKind, Model, PushError, Sampler, Sequence,
+    SequenceError, State, StateError, Token,
 };
 use proptest::prelude::*;
 
@@ -141,7 +141,17 @@ pub enum Op {
     Fork(usize),
     ForkPrefix(usize, u32),
     Shift(usize, u32, u32),
+    Save(usize),
+    /// One of the states that were saved, into a new sequence.
+    Restore(usize),
+    /// Tokens in a batch that is never decoded, because another is decoded before it: of this sequence, or of none.
+    Stale(usize, u32, bool),
+    /// Something that cannot be done, which of it, and with which number.
+    Bad(usize, u32, u32),
 }
+
+/// Kinds of [`Op::Bad`].
+const BAD: u32 = 9;
 
 /// A program with up to `most` tokens for a sequence at a time.
 pub fn program(most: u32) -> impl Strategy<Value = Vec<Op>> {
@@ -162,9 +172,16 @@ fn op(most: u32) -> impl Strategy<Value = Op> {
         1 => Just(Op::ClearAll),
         3 => who.clone().prop_map(Op::Fork),
         3 => (who.clone(), any::<u32>()).prop_map(|(who, length)| Op::ForkPrefix(who, length)),
-        4 => (who, any::<u32>(), any::<u32>()).prop_map(|(who, start, length)| Op::Shift(who, start, length)),
+        4 => (who.clone(), any::<u32>(), any::<u32>()).prop_map(|(who, start, length)| Op::Shift(who, start, length)),
+        2 => who.clone().prop_map(Op::Save),
+        2 => (0..KEPT).prop_map(Op::Restore),
+        2 => (who.clone(), 1..=most, any::<bool>()).prop_map(|(who, tokens, same)| Op::Stale(who, tokens, same)),
+        2 => (who, 0..BAD, any::<u32>()).prop_map(|(who, kind, number)| Op::Bad(who, kind, number)),
     ]
 }
+
+/// States that a program keeps.
+const KEPT: usize = 3;
 
 /// A context, its sequences, and what they should hold.
 struct Machine<'a> {
@@ -174,6 +191,7 @@ struct Machine<'a> {
     renumbers: bool,
     context: Context,
     live: Vec<(Sequence, History)>,
+    states: Vec<(State, History)>,
     cells: u64,
     oracle: &'a mut Oracle,
 }
@@ -189,6 +207,7 @@ impl<'a> Machine<'a> {
             renumbers: subject.model.architecture() != "qwen2vl",
             context,
             live: Vec::new(),
+            states: Vec::new(),
             cells: 0,
             oracle,
         }
@@ -247,6 +266,19 @@ impl<'a> Machine<'a> {
                 let whole = self.live[index].1.len();
                 let start = start % (whole + 1);
                 self.shift(index, start..start + length % (whole - start + 1));
+            }
+            Op::Save(who) => {
+                let index = at(who);
+                self.save(index);
+            }
+            Op::Restore(which) => self.restore(which),
+            Op::Stale(who, tokens, same) => {
+                let index = at(who);
+                self.stale(index, tokens, same);
+            }
+            Op::Bad(who, kind, number) => {
+                let index = at(who);
+                self.bad(index, kind, number);
             }
         }
         self.check_spans();
@@ -387,6 +419,134 @@ impl<'a> Machine<'a> {
         }
     }
 
+    fn save(&mut self, index: usize) {
+        let (sequence, history) = &self.live[index];
+        match self.context.save(sequence) {
+            Ok(state) => {
+                assert_eq!(state.sequences().iter().map(|saved| saved.len()).collect::<Vec<_>>(), [history.len()]);
+                self.states.push((state, history.clone()));
+                if self.states.len() > KEPT {
+                    self.states.remove(0);
+                }
+            }
+            // One token more is computed to carry out what waits, which a full context has no room for.
+            Err(StateError::Unsettled) => assert_eq!(self.live.len() as u32, SLOTS),
+            Err(StateError::Unsupported { .. }) => {}
+            Err(error) => panic!("save: {error}"),
+        }
+        // That token may have moved states, without their snapshots.
+        for (_, history) in &mut self.live {
+            history.rollback = history.rollback.filter(|rollback| *rollback == 0);
+        }
+    }
+
+    fn restore(&mut self, which: usize) {
+        let Some((state, history)) = self.states.get(which) else { return };
+        let mut history = history.clone();
+        let restored = self.context.restore(state);
+        if self.live.len() as u32 == SLOTS {
+            assert!(matches!(restored, Err(StateError::NotEnoughSequences { needed: 1, free: 0 })), "{restored:?}");
+            return;
+        }
+        match restored {
+            Ok(sequence) => {
+                assert_eq!(sequence.len(), history.len());
+                history.cells = history.cells.iter().map(|_| self.cell()).collect();
+                (history.state, history.rollback, history.taken_back) = (self.cell(), Some(0), false);
+                self.live.push((sequence, history));
+            }
+            // Where cells are few they may be taken, and need not lie together.
+            Err(StateError::NoRoom { .. }) => assert!(self.window > 0 || self.subject.layout == KvLayout::Unified),
+            Err(error) => panic!("restore: {error}"),
+        }
+        for (_, history) in &mut self.live {
+            history.rollback = history.rollback.filter(|rollback| *rollback == 0);
+        }
+    }
+
+    /// Fills a batch and decodes another before it, with a token of the same sequence or without any. The first is refused
+    /// where its sequence has moved, and the outputs of the second stay.
+    fn stale(&mut self, index: usize, tokens: u32, same: bool) {
+        let sequence = &self.live[index].0;
+        let mut first = self.context.new_batch();
+        let Ok(slot) = first.prompt(sequence, &prompt(7, tokens)) else { return };
+        if !same {
+            return drop(first);
+        }
+        let (id, before) = (sequence.id(), sequence.len());
+        self.decode(&[(index, 3, 1)]);
+        let (sequence, history) = &self.live[index];
+        if sequence.len() == before {
+            return;
+        }
+        let had_outputs = self.context.outputs().is_some();
+        let refused = self.context.decode(&mut first).map(drop);
+        assert_eq!(refused, Err(DecodeError::SequenceChanged { id, expected: before, found: history.len() }));
+        assert_eq!(first.len(), tokens, "the batch is kept");
+        assert!(self.context.outputs().is_some() == had_outputs);
+        let read = self.context.outputs().map(|outputs| outputs.get(slot).is_ok());
+        assert_ne!(read, Some(true), "an output of a batch that was never decoded");
+        assert_eq!(sequence.len(), before + 1);
+    }
+
+    /// What cannot be done is refused with its numbers, and nothing changes.
+    fn bad(&mut self, index: usize, kind: u32, number: u32) {
+        let vocabulary = self.context.limits().vocabulary();
+        let (sequence, history) = &self.live[index];
+        let (id, length) = (sequence.id(), history.len());
+        let beyond = length.saturating_add(1 + number % 1000);
+        let out_of_range = |asked: Range<u32>| MemoryError::OutOfRange { id, asked, length };
+        match kind {
+            0 | 1 => {
+                let token = [-1, vocabulary as i32, i32::MIN, i32::MAX][number as usize % 4];
+                let mut batch = self.context.new_batch();
+                let got = batch.prompt(sequence, &[Token(5), Token(token)]);
+                let full = length + 2 > self.context.limits().sequence_tokens();
+                let refused = matches!(got, Err(PushError::TokenOutOfRange { .. }));
+                assert!(refused || (full && got.is_err()), "{got:?}");
+                assert_eq!((batch.len(), self.context.decode(&mut batch).map(drop)), (0, Err(DecodeError::EmptyBatch)));
+            }
+            2 => {
+                let embedding = vec![0.5; self.context.limits().input_width() as usize];
+                assert_eq!(self.context.new_batch().push_embedding(sequence, &embedding), Err(PushError::TakesTokens));
+                let mut batch = self.context.new_embedding_batch();
+                assert!(matches!(
+                    batch.push_embedding(sequence, &embedding[1..]),
+                    Err(PushError::EmbeddingWidth { .. })
+                ));
+                assert_eq!(batch.push(sequence, Token(5)), Err(PushError::TakesEmbeddings));
+            }
+            3 => assert_eq!(self.context.truncate(sequence, beyond), Err(out_of_range(0..beyond))),
+            4 => assert_eq!(self.context.fork_prefix(sequence, beyond).unwrap_err(), out_of_range(0..beyond)),
+            5 => assert_eq!(self.context.shift(sequence, length..beyond), Err(out_of_range(length..beyond))),
+            6 => {
+                let asked = Range { start: length + 1, end: length };
+                assert_eq!(self.context.shift(sequence, asked.clone()), Err(out_of_range(asked)));
+            }
+            7 => {
+                // A sequence of another context.
+                let mut other = Context::new(&self.subject.model, &self.subject.alone).unwrap();
+                let stranger = other.new_sequence().unwrap();
+                let mut batch = self.context.new_batch();
+                assert!(batch.push(&stranger, Token(5)).is_err() && self.context.span(&stranger).is_err());
+                assert!(self.context.fork(&stranger).is_err() && self.context.clear(&stranger).is_err());
+                let mut theirs = other.new_batch();
+                theirs.push(&stranger, Token(5)).unwrap();
+                assert_eq!(self.context.decode(&mut theirs).map(drop), Err(DecodeError::ForeignBatch));
+            }
+            _ => {
+                let mut bytes = match self.states.first() {
+                    Some((state, _)) => state.as_bytes().to_vec(),
+                    None => vec![7; number as usize % 500],
+                };
+                if let Some(byte) = bytes.len().checked_sub(1).map(|last| number as usize % (last + 1)) {
+                    bytes[byte] ^= 0x40;
+                }
+                assert!(State::from_bytes(bytes).is_err(), "a forged state");
+            }
+        }
+    }
+
     fn decode(&mut self, parts: &[(usize, u32, u32)]) {
         let mut batch = self.context.new_batch();
         let mut outputs = Vec::new();
@@ -438,6 +598,7 @@ impl<'a> Machine<'a> {
         };
         for (slot, steps) in outputs {
             let (got, want) = (got.get(slot).unwrap(), self.oracle.logits(&steps));
+            check_samplers(got);
             let shifted = steps.iter().any(|step| matches!(step, Step::Shift(_)));
             match self.subject.tolerance[usize::from(shifted)] {
                 None => assert!(got == want, "not bit for bit, error {:e}", nmse(got, want)),
@@ -455,6 +616,15 @@ impl<'a> Machine<'a> {
             }
         }
     }
+}
+
+/// What samplers choose of logits: the largest, and the same by chance for the same seed.
+fn check_samplers(logits: &[f32]) {
+    let chosen = Sampler::greedy().sample(logits).unwrap();
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    assert_eq!(logits.iter().position(|logit| *logit == largest), Some(chosen.0 as usize));
+    let drawn = || Sampler::chain().temperature(0.7).unwrap().dist(11).sample(logits).unwrap();
+    assert!(drawn() == drawn() && logits[drawn().0 as usize].is_finite());
 }
 
 /// Runs a program, and then has every sequence say what it remembers.

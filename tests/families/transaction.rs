@@ -1,150 +1,36 @@
 //! A decode happens or does not, on each kind of memory: aborted anywhere it leaves no trace, or says which sequences it
 //! has damaged. Never others.
 
-use batch_suite::{assert_equal, family, is_leak_check, params, prompt};
-use fixtures::{Family, Weights};
-use llama_safe::{
-    Batch, Context, ContextParams, DecodeError, KvLayout, OutputSlot, SeqId, Sequence, SequenceError, Token,
-};
+use batch_suite::{assert_equal, is_leak_check, params, prompt};
+use fixtures::Family;
+use llama_safe::{ContextParams, DecodeError, KvLayout};
 
+use crate::scene::{Fault, Scene, Tally, disturb};
 use crate::scratch::{exact, from_scratch};
 
 const LAYOUTS: [KvLayout; 2] = [KvLayout::Split, KvLayout::Unified];
 
-/// A context, its sequences, and the text that each holds.
-struct Scene {
-    which: Family,
-    context: Context,
-    sequences: Vec<Sequence>,
-    texts: Vec<Vec<Token>>,
+const ABORT: Fault = Fault {
+    name: "an abort",
+    arm: |context, checks| context.abort_handle().abort_after(checks),
+    disarm: |context| context.abort_handle().reset(),
+    spares_others: true,
+};
+
+/// Aborts a decode at places all over it.
+fn abort_everywhere(which: Family, settings: &ContextParams, lengths: &[u32], parts: &[(usize, u32)]) -> Tally {
+    let places = (0..8).chain((8..).step_by(29).take(60));
+    disturb(which, settings, (lengths, parts), &ABORT, places.step_by(if is_leak_check() { 11 } else { 1 }))
 }
 
-impl Scene {
-    /// Sequences of these lengths, decoded in one batch, then one after the other.
-    fn new(which: Family, settings: &ContextParams, lengths: &[u32]) -> Self {
-        let mut context = Context::new(&family(which, Weights::F32), settings).unwrap();
-        let sequences: Vec<Sequence> = lengths.iter().map(|_| context.new_sequence().unwrap()).collect();
-        let texts: Vec<Vec<Token>> = (0..).zip(lengths).map(|(index, length)| prompt(index, *length)).collect();
-        let mut scene = Self { which, context, sequences, texts };
-        let mut batch = scene.context.new_batch();
-        for (sequence, text) in scene.sequences.iter().zip(&scene.texts) {
-            for chunk in text.chunks(8) {
-                batch.extend(sequence, chunk).unwrap();
-                scene.context.decode(&mut batch).unwrap();
-            }
-        }
-        scene
+/// Aborts a decode of several passes at every place there is.
+pub fn abort_at_every_place(which: Family) {
+    for layout in LAYOUTS {
+        let every = (0..).step_by(if is_leak_check() { 97 } else { 1 });
+        let tally = disturb(which, &settings(which, layout), (&[5, 9, 7], &[(1, 20)]), &ABORT, every);
+        println!("{which}, {layout:?}: {tally:?}");
+        assert!(tally.finished == 2 && tally.clean + tally.damaging > several(), "{tally:?}");
     }
-
-    /// What comes next, the same each time: an output at the end of each part.
-    fn fill(&self, batch: &mut Batch, parts: &[(usize, u32)]) -> Vec<OutputSlot> {
-        let push = |(salt, (index, length)): (u32, &(usize, u32))| {
-            batch.prompt(&self.sequences[*index], &prompt(40 + salt, *length)).unwrap()
-        };
-        (0..).zip(parts).map(push).collect()
-    }
-
-    fn want(&self, text: &[Token]) -> Vec<f32> {
-        from_scratch(self.which, text)
-    }
-
-    /// A sequence goes on from its text; from nothing if it was damaged.
-    fn assert_goes_on(&mut self, index: usize, what: &str) {
-        let sequence = &self.sequences[index];
-        if sequence.is_damaged() {
-            let refused = SequenceError::Damaged { id: sequence.id() };
-            let mut batch = self.context.new_batch();
-            assert_eq!(batch.push(sequence, Token(5)).unwrap_err(), refused.into(), "{what}");
-            assert_eq!(self.context.fork(sequence).unwrap_err(), refused.into(), "{what}");
-            assert!(!self.context.can_truncate(sequence, 1) && self.context.can_truncate(sequence, 0), "{what}");
-            self.context.clear(sequence).unwrap();
-            self.texts[index].clear();
-        }
-        for (salt, length) in [(60, 1), (61, 3)] {
-            let more = prompt(salt, length);
-            self.texts[index].extend(&more);
-            let mut batch = self.context.new_batch();
-            let slot = batch.prompt(&self.sequences[index], &more).unwrap();
-            let got = self.context.decode(&mut batch).unwrap().get(slot).unwrap().to_vec();
-            assert_equal(&got, &self.want(&self.texts[index]), 1e-6, what);
-        }
-    }
-}
-
-/// What aborting at one place after the other came to.
-#[derive(Debug, Default)]
-pub struct Tally {
-    /// Aborts that left no trace.
-    pub clean: u32,
-    /// Aborts that damaged a sequence of the batch.
-    pub damaging: u32,
-    /// Decodes that were to be aborted, and finished.
-    pub finished: u32,
-}
-
-/// Aborts a decode of `parts`, of sequences of these lengths, at places all over it. Every sequence is what it was, or is
-/// damaged and says so; the latter only of the batch.
-pub fn abort_everywhere(which: Family, settings: &ContextParams, lengths: &[u32], parts: &[(usize, u32)]) -> Tally {
-    let settings = exact(settings.clone());
-    let mut tally = Tally::default();
-    let mut places: Vec<u32> = (0..8).chain((8..).step_by(29).take(60)).collect();
-    if is_leak_check() {
-        places = places.into_iter().step_by(11).collect();
-    }
-    for checks in places {
-        let what = format!("{which}, {:?}, aborted after {checks} checks", settings);
-        let mut scene = Scene::new(which, &settings, lengths);
-        let mut batch = scene.context.new_batch();
-        let slots = scene.fill(&mut batch, parts);
-        let rows = batch.len();
-        scene.context.abort_handle().abort_after(checks);
-        let result = scene.context.decode(&mut batch).map(drop);
-        scene.context.abort_handle().reset();
-        let members: Vec<SeqId> = parts.iter().map(|(index, _)| scene.sequences[*index].id()).collect();
-        match result {
-            Ok(()) => {
-                tally.finished += 1;
-                for (salt, (index, length)) in (0..).zip(parts) {
-                    scene.texts[*index].extend(prompt(40 + salt, *length));
-                }
-            }
-            Err(DecodeError::Aborted { damaged }) => {
-                assert!(damaged.iter().all(|id| members.contains(id)), "{what}: {damaged:?} of {members:?}");
-                for sequence in &scene.sequences {
-                    assert_eq!(sequence.is_damaged(), damaged.contains(&sequence.id()), "{what}");
-                }
-                assert_eq!(batch.len(), rows, "{what}: the batch is kept");
-                assert!(scene.context.outputs().is_none(), "{what}");
-                if damaged.is_empty() {
-                    tally.clean += 1;
-                    // The same batch once more, unhindered.
-                    scene.context.decode(&mut batch).unwrap_or_else(|error| panic!("{what}: {error}"));
-                    for (salt, (index, length)) in (0..).zip(parts) {
-                        scene.texts[*index].extend(prompt(40 + salt, *length));
-                    }
-                } else {
-                    tally.damaging += 1;
-                }
-            }
-            Err(error) => panic!("{what}: {error}"),
-        }
-        if let Some(outputs) = scene.context.outputs() {
-            for (slot, (index, _)) in slots.iter().zip(parts) {
-                let got = outputs.get(*slot).unwrap();
-                assert_equal(got, &scene.want(&scene.texts[*index]), 1e-6, &what);
-            }
-        }
-        for (sequence, text) in scene.sequences.iter().zip(&scene.texts) {
-            assert!(sequence.len() == text.len() as u32, "{what}");
-        }
-        for index in (0..scene.sequences.len()).rev() {
-            scene.assert_goes_on(index, &what);
-        }
-        if tally.finished > 1 {
-            break;
-        }
-    }
-    tally
 }
 
 /// Several passes to a batch, but for a window on unified cells.
@@ -220,9 +106,7 @@ fn abort_between(mut scene: Scene) -> Tally {
             match scene.context.decode(&mut batch).map(drop) {
                 Ok(()) => {
                     tally.finished += 1;
-                    for (salt, (index, length)) in (0..).zip(parts) {
-                        scene.texts[index].extend(prompt(40 + salt, length));
-                    }
+                    scene.decoded(&parts);
                 }
                 Err(DecodeError::Aborted { damaged }) => {
                     // Where nobody else holds anything there is no reason to wait.

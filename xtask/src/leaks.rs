@@ -55,7 +55,7 @@ fn test(target: &Path, more: &[&str]) -> Result<Command> {
 }
 
 /// The triple that this machine's rustc compiles for by itself.
-fn host() -> Result<String> {
+pub fn host() -> Result<String> {
     let output = Command::new("rustc").arg("-vV").output().context("starting rustc")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find_map(|line| line.strip_prefix("host: "));

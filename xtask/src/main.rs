@@ -2,8 +2,10 @@
 //! every check of the project.
 
 mod architectures;
+mod asan;
 mod cargo;
 mod checks;
+mod coverage;
 mod crash_report;
 mod demo;
 mod fuzz;
@@ -61,7 +63,44 @@ enum Task {
     ///
     /// Builds into target/leaks, and llama.cpp a second time with the feature `portable`: valgrind does not know the newest
     /// instructions of the processor. Tests see LEAK_CHECK=1 and may do fewer rounds of the same thing.
+    #[command(visible_alias = "valgrind")]
     Leaks,
+    /// Run the tests with sanitizers, and fail on any memory leaked or misused, or on undefined behaviour in C++ (Linux).
+    ///
+    /// Builds into target/asan: llama.cpp and the shim with AddressSanitizer and UndefinedBehaviorSanitizer, Rust with the former.
+    /// Tests see LEAK_CHECK=1 and may do fewer rounds of the same thing.
+    Asan {
+        /// Only these of the suite's tests, such as `memory` or `state`.
+        #[arg(value_name = "TEST")]
+        tests: Vec<String>,
+    },
+    /// Run random programs against the safe layer, many more of them than `test` does.
+    ///
+    /// Programs of every family and architecture, good calls and bad ones in any order, against a naive model of the memory and against
+    /// one-at-a-time inference. One that fails is made as small as it gets, and printed.
+    Fuzz {
+        /// So long, and the round that runs then to its end.
+        #[arg(long)]
+        minutes: Option<u64>,
+        /// So many for each test, 1000 if nothing is said.
+        #[arg(long)]
+        programs: Option<u64>,
+        /// The number of the first, of those that are numbered.
+        #[arg(long, default_value_t = 0)]
+        first: u64,
+    },
+    /// Let a fuzzer look for programs that reach something new in the safe layer, under sanitizers (Linux).
+    ///
+    /// Programs of memory operations and decodes, against a naive model of the memory. Builds into target/fuzz; what it finds lies in
+    /// target/fuzz/findings, and `target/fuzz/TRIPLE/release/programs FILE` repeats it.
+    FuzzCoverage {
+        /// So long.
+        #[arg(long, default_value_t = 15)]
+        minutes: u64,
+        /// Led by what is reached in llama.cpp as well: it is built once more, by clang.
+        #[arg(long)]
+        cpp: bool,
+    },
     /// Load and use mutated model files, many more of them than `test` does.
     ///
     /// Mutation N of a file is the same on every machine: --first N --count 1 repeats the one that a failure names.
@@ -87,7 +126,10 @@ fn main() -> ExitCode {
         Task::Test => checks::run(),
         Task::CrashReport => crash_report::run(),
         Task::Leaks => leaks::run(),
-        Task::FuzzGguf { count, first } => fuzz::run(count, first),
+        Task::Asan { tests } => asan::run(&tests),
+        Task::Fuzz { minutes, programs, first } => fuzz::programs(minutes, programs, first),
+        Task::FuzzCoverage { minutes, cpp } => coverage::run(minutes, cpp),
+        Task::FuzzGguf { count, first } => fuzz::model_files(count, first),
         Task::Architectures => architectures::run(),
     };
     result.unwrap_or_else(|error| {

@@ -61,6 +61,12 @@ pub enum AdapterError {
         /// Its `enum ggml_type`.
         format: u32,
     },
+    /// Weights with a scale of their own (NVFP4), which llama.cpp would multiply the adapter's part by as well.
+    #[error("the adapter is for {tensor}, whose NVFP4 weights have a scale: llama.cpp cannot adapt them")]
+    ScaledWeights {
+        /// The matrix that it would adapt.
+        tensor: String,
+    },
     /// An adapted token embedding in a model whose output head is the same tensor.
     #[error(
         "the adapter is for the token embedding, which is this model's output head as well: llama.cpp cannot adapt it"

@@ -89,6 +89,9 @@ pub enum PushError {
     /// An embedding for a batch of tokens.
     #[error("this batch takes tokens: use new_embedding_batch() for embeddings")]
     TakesTokens,
+    /// An embedding for a model whose graph llama.cpp builds of tokens alone.
+    #[error("this model takes tokens alone: what it computes depends on which they are")]
+    TokensAlone,
     /// An embedding of another width than the model's.
     #[error("the embedding has {got} numbers, the model's input has {expected}")]
     EmbeddingWidth {

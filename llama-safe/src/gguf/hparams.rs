@@ -64,6 +64,7 @@ pub(crate) fn check(header: &Header) -> Result<(), GgufError> {
     rules.attention()?;
     rules.rope()?;
     rules.floats()?;
+    rules.temperature()?;
     rules.rest()
 }
 
@@ -267,6 +268,23 @@ impl Rules<'_> {
         Ok(())
     }
 
+    /// What scales queries with their position is asserted to be there at the first decode (llama-graph.cpp:194).
+    fn temperature(&self) -> Result<(), GgufError> {
+        if self.is_of("llama4") {
+            // Without a window there are no numbers for it, and it is asked for all the same (models/llama4.cpp:8 and :121).
+            return self.range("attention.sliding_window", 1, MOST);
+        }
+        const LENGTH: &str = "attention.temperature_length";
+        let scale = self.header.metadata.get(&self.key("attention.temperature_scale"));
+        // models/deepseek2.cpp:41 and :454.
+        let scales =
+            self.is_of("deepseek2 deepseek2-ocr") && matches!(scale, Some(Value::Float(_, scale)) if *scale != 0.0);
+        match self.number(LENGTH).unwrap_or(0) {
+            0 if scales => Err(self.out_of_range(LENGTH, 0, 1, MOST)),
+            _ => Ok(()),
+        }
+    }
+
     fn rest(&self) -> Result<(), GgufError> {
         // -1 stands for "not said" where llama.cpp wrote the file.
         for name in ["pooling_type", "classifier.pooling_type"] {
@@ -444,6 +462,20 @@ mod tests {
         }
         let error = checked("llama", &[("rope.scaling.type", Value::Text("cubic".to_owned()))]).unwrap_err();
         assert!(matches!(&error, GgufError::UnknownText { got, .. } if got == "cubic"), "{error}");
+    }
+
+    #[test]
+    fn queries_are_scaled_by_something() {
+        out_of_range("llama4", "attention.sliding_window", 0, (1, MOST), &[]);
+        checked("llama4", &[]).unwrap();
+        checked("llama", &[("attention.sliding_window", number(0))]).unwrap();
+        let scale = ("attention.temperature_scale", Value::Float(Kind::F32, 0.1));
+        let length = |value| ("attention.temperature_length", number(value));
+        let error = checked("deepseek2", std::slice::from_ref(&scale)).unwrap_err();
+        assert!(matches!(error, GgufError::OutOfRange { got: 0, min: 1, .. }), "{error}");
+        assert!(checked("deepseek2", &[scale.clone(), length(0)]).is_err());
+        checked("deepseek2", &[scale, length(8192)]).unwrap();
+        checked("deepseek2", &[length(0)]).unwrap();
     }
 
     #[test]

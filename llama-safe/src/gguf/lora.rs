@@ -12,6 +12,8 @@ pub(crate) struct Base<'model> {
     pub(crate) architecture: &'model str,
     pub(crate) vocabulary: u32,
     pub(crate) shapes: &'model Shapes,
+    /// Weights whose scale llama.cpp cannot put together with an adapter.
+    pub(crate) scaled: &'model [String],
 }
 
 /// Formats that a product with a matrix is computed in (`enum ggml_type`): F32, F16, Q4_0, Q8_0, BF16.
@@ -163,6 +165,9 @@ fn check_pair(name: &str, a: &Tensor, b: &Tensor, base: &Base) -> Result<(), Ada
     let Some(of) = base.shapes.get(name) else {
         return Err(AdapterError::NoSuchTensor { tensor: tensor() });
     };
+    if base.scaled.iter().any(|scaled| scaled == name) {
+        return Err(AdapterError::ScaledWeights { tensor: tensor() });
+    }
     if let Some(part) = [a, b].into_iter().find(|part| !FORMATS.contains(&part.format)) {
         return Err(AdapterError::Format { tensor: part.name.clone(), format: part.format });
     }
@@ -228,7 +233,7 @@ mod tests {
     }
 
     fn checked(header: &Header) -> Result<Vec<String>, AdapterError> {
-        check(header, &Base { architecture: "llama", vocabulary: 512, shapes: &shapes() })
+        check(header, &Base { architecture: "llama", vocabulary: 512, shapes: &shapes(), scaled: &[] })
     }
 
     /// What is said of the good adapter with one thing changed.
@@ -307,7 +312,7 @@ mod tests {
         header.tensors.push(tensor("token_embd.weight.lora_b", [4, 64, 1, 1]));
         let mut shapes = shapes();
         shapes.remove("output.weight");
-        let base = Base { architecture: "llama", vocabulary: 512, shapes: &shapes };
+        let base = Base { architecture: "llama", vocabulary: 512, shapes: &shapes, scaled: &[] };
         assert!(matches!(check(&header, &base), Err(AdapterError::TiedEmbedding)));
     }
 

@@ -70,6 +70,21 @@ pub(crate) fn check(header: &Header) -> Result<(), GgufError> {
     if header.tensors.is_empty() { Ok(()) } else { check_needed(header) }
 }
 
+/// Weights of feed-forward layers in NVFP4 that have a scale of their own. llama.cpp multiplies by it after an adapter, and
+/// asserts that there is none (llama-graph.cpp:1833).
+pub(crate) fn scaled(header: &Header) -> Vec<String> {
+    const NVFP4: u32 = 40;
+    let is_there = |name: &str| header.tensors.iter().any(|tensor| tensor.name == name);
+    let scaled = |tensor: &&Tensor| {
+        let stem = tensor.name.strip_suffix(".weight").unwrap_or_default();
+        let part = stem.rsplit('.').next().unwrap_or_default();
+        tensor.format == NVFP4
+            && ["ffn_up", "ffn_gate", "ffn_down"].contains(&part)
+            && is_there(&format!("{stem}.scale"))
+    };
+    header.tensors.iter().filter(scaled).map(|tensor| tensor.name.clone()).collect()
+}
+
 /// Tensors that llama.cpp lets a file leave out, and then adds or looks up as if they were there.
 fn check_needed(header: &Header) -> Result<(), GgufError> {
     let architecture = header.text("general.architecture").unwrap_or_default();

@@ -101,7 +101,8 @@ impl Adapter {
             return Err(AdapterError::VocabularyOnly);
         };
         let architecture = model.architecture();
-        let base = Base { architecture: &architecture, vocabulary: model.vocabulary_size(), shapes };
+        let base =
+            Base { architecture: &architecture, vocabulary: model.vocabulary_size(), shapes, scaled: model.scaled() };
         let ignored = lora::check(&header, &base)?;
 
         let fingerprint = Fingerprint::of_bytes(gguf);

@@ -86,7 +86,7 @@ impl Model {
         let parsed = Parsed::new(metadata)?;
         let fingerprint = Fingerprint::of_bytes(metadata);
         let shapes = Shapes::new();
-        let mut state = Fill { function: fill, values: Vec::new(), shapes, fingerprint, panic: None };
+        let mut state = Fill { function: fill, values: Vec::new(), shapes, fingerprint, panic: None, failed: None };
         let set = setter(&state);
         let result = load(
             params,
@@ -113,6 +113,9 @@ impl Model {
         if let Some(panic) = state.panic {
             drop(result);
             resume_unwind(panic);
+        }
+        if let Some(reason) = state.failed {
+            return Err(LoadError::Rejected { reason });
         }
         Ok(result?.with_shapes(state.shapes).identified(changed(state.fingerprint, params)))
     }
@@ -154,6 +157,8 @@ struct Fill<F> {
     /// Of the metadata, and of all values so far.
     fingerprint: Fingerprint,
     panic: Option<Box<dyn Any + Send>>,
+    /// What a backend has thrown that could not take the values.
+    failed: Option<String>,
 }
 
 /// [`on_tensor`] for the state's own type of function, which has no name.
@@ -192,7 +197,10 @@ unsafe extern "C" fn on_tensor<F: FnMut(TensorShape<'_>, &mut [f32])>(
     }
     state.fingerprint = state.fingerprint.with_numbers(&state.values);
     let bytes = size_of_val(state.values.as_slice());
-    // SAFETY: the tensor has its memory, and is of 32-bit floats since the metadata named no tensor of another type
-    // (llama-model-loader.cpp:1296), so that it takes exactly these bytes.
-    unsafe { sys::ggml_backend_tensor_set(tensor, state.values.as_ptr().cast(), 0, bytes) };
+    let set = sys::guarded_unit(|error| {
+        // SAFETY: the tensor has its memory, and is of 32-bit floats since the metadata named no tensor of another type
+        // (llama-model-loader.cpp:1296), so that it takes exactly these bytes.
+        unsafe { sys::guard_ggml_backend_tensor_set(error, tensor, state.values.as_ptr().cast(), 0, bytes) }
+    });
+    state.failed = state.failed.take().or(set.err());
 }

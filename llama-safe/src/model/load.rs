@@ -187,7 +187,8 @@ pub(crate) fn load<F: FnMut(f32) -> ControlFlow<()>>(
     let repacked = params.repack && !weights::are_plain(header);
     // Owned first, so that it is freed whatever comes.
     let shapes = (!params.vocab_only).then(|| header.shapes());
-    let model = result.map(|model| model.map(|model| Model::own(model, shapes, repacked)));
+    let model =
+        result.map(|model| model.map(|model| Model::own(model, shapes, repacked).with_scaled(weights::scaled(header))));
     if let Some(panic) = state.panic {
         drop(model);
         resume_unwind(panic);

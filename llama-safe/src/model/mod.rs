@@ -46,6 +46,8 @@ struct RawModel {
     fingerprint: Option<Fingerprint>,
     /// Shapes of its tensors; `None` without weights.
     shapes: Option<Shapes>,
+    /// Weights that llama.cpp applies no adapter to, see [`weights::scaled`](crate::gguf::weights::scaled).
+    scaled: Vec<String>,
     /// Whether weights may have been rearranged for this processor: they cannot be read back then.
     repacked: bool,
     /// Making a context writes to the model (llama-context.cpp:3896), as loading and freeing adapters does: one at a time.
@@ -113,6 +115,7 @@ impl Model {
                 sizes,
                 fingerprint: None,
                 shapes,
+                scaled: Vec::new(),
                 repacked,
                 exclusive: Mutex::new(()),
                 #[cfg(feature = "grammar")]
@@ -146,6 +149,19 @@ impl Model {
     pub(crate) fn identified(mut self, fingerprint: Fingerprint) -> Self {
         if let Some(raw) = Arc::get_mut(&mut self.raw) {
             raw.fingerprint = Some(fingerprint);
+        }
+        self
+    }
+
+    /// Weights that llama.cpp applies no adapter to.
+    pub(crate) fn scaled(&self) -> &[String] {
+        &self.raw.scaled
+    }
+
+    /// The model, with the weights that llama.cpp applies no adapter to. To be called before it is cloned.
+    pub(crate) fn with_scaled(mut self, scaled: Vec<String>) -> Self {
+        if let Some(raw) = Arc::get_mut(&mut self.raw) {
+            raw.scaled = scaled;
         }
         self
     }
