@@ -97,9 +97,6 @@ enum Task {
         /// So long.
         #[arg(long, default_value_t = 15)]
         minutes: u64,
-        /// Led by what is reached in llama.cpp as well: it is built once more, by clang.
-        #[arg(long)]
-        cpp: bool,
     },
     /// Load and use mutated model files, many more of them than `test` does.
     ///
@@ -128,7 +125,7 @@ fn main() -> ExitCode {
         Task::Leaks => leaks::run(),
         Task::Asan { tests } => asan::run(&tests),
         Task::Fuzz { minutes, programs, first } => fuzz::programs(minutes, programs, first),
-        Task::FuzzCoverage { minutes, cpp } => coverage::run(minutes, cpp),
+        Task::FuzzCoverage { minutes } => coverage::run(minutes),
         Task::FuzzGguf { count, first } => fuzz::model_files(count, first),
         Task::Architectures => architectures::run(),
     };

@@ -53,7 +53,9 @@ impl Sampler {
 /// Numbers that are known to be in range.
 fn preset(k: usize, min_p: f32, temperature: f32) -> SamplerChain {
     let steps = vec![Step::TopK(k), Step::MinP(Share { p: min_p, keep: 1 }), Step::Temperature(temperature)];
-    SamplerChain { steps, ..SamplerChain::default() }
+    let mut chain = Sampler::chain();
+    chain.steps = steps;
+    chain
 }
 
 /// The chain that the metadata ask for; `infill` adds that step.
