@@ -158,8 +158,10 @@ fn caught<T>(step: usize, run: impl FnOnce() -> T) -> Result<T, SamplingError> {
             Err(panic) => match panic.downcast::<&'static str>() {
                 Ok(text) => (*text).to_owned(),
                 Err(panic) => {
-                    // Its destructor may panic as well.
-                    std::mem::forget(panic);
+                    // Its destructor may panic as well, and what it panics with has one again.
+                    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+                        std::mem::forget(another);
+                    }
                     "with a value that is no text".to_owned()
                 }
             },
