@@ -231,7 +231,7 @@ impl Embedder {
     }
 
     /// The length of each text, all of which can be computed.
-    fn check<T: AsRef<[Token]>>(&self, texts: &[T]) -> Result<Vec<u32>, EmbedError> {
+    pub(crate) fn check<T: AsRef<[Token]>>(&self, texts: &[T]) -> Result<Vec<u32>, EmbedError> {
         let limit = self.text_tokens();
         let vocabulary = self.context.limits().vocabulary();
         texts
@@ -252,6 +252,11 @@ impl Embedder {
                 }
             })
             .collect()
+    }
+
+    /// Tokens and texts of one batch.
+    pub(crate) fn room(&self) -> (usize, usize) {
+        (self.context.limits().batch_tokens() as usize, self.sequences.len())
     }
 
     /// Empties the batch and the sequences, whatever the call before left in them.

@@ -139,6 +139,7 @@ mod sampling;
 mod embedder;
 mod verify;
 // Floor 10.
+mod engine;
 mod reranker;
 
 pub use backend::{Device, DeviceKind, devices, llama_cpp_version, system_info};
@@ -148,14 +149,21 @@ pub use chat::{ChatOptions, ChatTemplate, Message, ToolCall};
 pub use context::{AbortHandle, Context};
 pub use detokenizer::Detokenizer;
 pub use embedder::{Embedder, EmbedderParams, Embeddings};
+#[doc(hidden)]
+pub use engine::{Call, Fault};
+pub use engine::{
+    Canceller, Completion, Determinism, Embedding, EndReason, Engine, EngineBuilder, FallbackPolicy, Fallbacks,
+    Generation, Piece, Request, Shutdown, Stats, StepCosts, Timings, TokenLogProbs, WhenFull, Workload,
+};
 #[cfg(feature = "chat")]
 pub use error::ChatError;
 #[cfg(feature = "grammar")]
 pub use error::GrammarError;
 pub use error::{
-    AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, GgufError, GraphSamplerError, LoadError,
-    MemoryError, Obstacle, OutputError, OverrideError, PushError, QuantizeError, SamplerParamError, SamplingError,
-    SaveError, SequenceError, SplitError, StateError, StopError, VerifyError, VocabError,
+    AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, EngineError, GenerateError, GgufError,
+    GraphSamplerError, LoadError, MemoryError, Obstacle, OutputError, OverrideError, PushError, QuantizeError,
+    RequestError, SamplerParamError, SamplingError, SaveError, SequenceError, SplitError, StateError, StepCostsError,
+    StopError, VerifyError, VocabError,
 };
 pub use gguf::overrides::MetadataValue;
 #[cfg(feature = "grammar")]

@@ -138,6 +138,18 @@ impl Context {
         self.check_fork(sequence.lease(), length).is_ok() && self.pool.has_free()
     }
 
+    /// [`can_fork_at`](Self::can_fork_at), were there a free sequence.
+    pub(crate) fn reaches(&self, sequence: &Sequence, length: u32) -> bool {
+        self.check_fork(sequence.lease(), length).is_ok()
+    }
+
+    /// Whether positions of its sequences can be renumbered, so that the beginning of one can be discarded.
+    pub(crate) fn renumbers(&self) -> bool {
+        // SAFETY: the memory lives as long as the context.
+        let can_shift = self.memory().is_some_and(|memory| unsafe { sys::llama_memory_can_shift(memory) });
+        can_shift && !learns_positions(self.model()) && self.model().sliding_window() == 0
+    }
+
     /// A new sequence with the first `length` tokens of another in memory.
     ///
     /// # Errors

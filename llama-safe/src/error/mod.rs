@@ -5,6 +5,7 @@ mod batch;
 #[cfg(feature = "chat")]
 mod chat;
 mod context;
+mod engine;
 mod gguf;
 #[cfg(feature = "grammar")]
 mod grammar;
@@ -22,6 +23,7 @@ pub use batch::{DecodeError, OutputError, PushError, SequenceError};
 #[cfg(feature = "chat")]
 pub use chat::ChatError;
 pub use context::ContextError;
+pub use engine::{EngineError, GenerateError, RequestError, StepCostsError};
 pub use gguf::GgufError;
 #[cfg(feature = "grammar")]
 pub use grammar::GrammarError;

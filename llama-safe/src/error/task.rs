@@ -106,6 +106,9 @@ pub enum EmbedError {
     /// A sequence was not leased.
     #[error(transparent)]
     Sequence(#[from] SequenceError),
+    /// The engine that was to do it was shut down.
+    #[error("the engine was shut down before it came to these texts")]
+    Stopped,
 }
 
 /// Why a model could not be verified.
