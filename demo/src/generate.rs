@@ -1,9 +1,11 @@
-//! Several requests, answered as sequences of one context in shared batches. This file is the one to copy.
+//! Several requests, answered by one engine. This file is the one to copy.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use llama_safe::{Batch, Context, Detokenizer, Model, OutputSlot, Sampler, Sequence, Token};
+use anyhow::{Context, Result};
+use llama_safe::{Completion, EndReason, Engine, Piece, Sampler, StopReason, Token};
 
 /// What to continue, and how.
 pub struct Request {
@@ -28,6 +30,12 @@ impl Request {
         }
         Ok(Sampler::chain().temperature(self.temperature)?.dist(self.seed))
     }
+
+    /// As the engine takes it.
+    fn of_engine(&self) -> Result<llama_safe::Request> {
+        let request = llama_safe::Request::tokens(self.prompt.clone());
+        Ok(request.sampler(self.sampler()?).max_tokens(self.tokens))
+    }
 }
 
 /// What was generated for one request.
@@ -42,7 +50,7 @@ pub struct Reply {
 /// The replies, in the order of the requests, and what they took.
 pub struct Generation {
     pub replies: Vec<Reply>,
-    /// Decoding and sampling. What a [`Sink`] does with the text is not counted.
+    /// From the first request to the last token.
     pub time: Duration,
 }
 
@@ -56,142 +64,87 @@ pub trait Sink {
     fn end(&mut self, request: usize) -> Result<()>;
 }
 
-/// A sequence with what belongs to it.
-struct Live {
-    sequence: Sequence,
-    sampler: Sampler,
-    /// Puts tokens together to whole characters.
-    detokenizer: Detokenizer,
-    left: u32,
-    /// The token to decode next; none before the prompt is decoded, and none again at the end.
-    next: Option<Token>,
-    reply: Reply,
+/// What a thread that listens to one answer passes on.
+enum News {
+    Piece(Piece),
+    End(Box<Completion>),
 }
 
-/// Answers all requests. The context needs a free sequence and enough room for each.
+/// How often the progress of prompts is looked at while nothing is said.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Answers all requests.
 ///
 /// # Errors
-/// What the calls in it report: no free sequence, a sequence that outgrows its room, a token out of range; and whatever the sink does.
-pub fn generate(ctx: &mut Context, requests: &[Request], sink: &mut impl Sink) -> Result<Generation> {
-    let model = ctx.model().clone();
-    let mut live = Vec::with_capacity(requests.len());
-    for request in requests {
-        live.push(Live {
-            sequence: ctx.new_sequence()?,
-            sampler: request.sampler()?,
-            detokenizer: model.vocab().detokenizer().continuing(),
-            left: request.tokens,
-            next: None,
-            reply: Reply::default(),
-        });
-    }
-    let mut batch = ctx.new_batch();
-    let mut asked = Vec::with_capacity(requests.len());
-    let mut time = Duration::ZERO;
-    let (mut done, total) = (0, requests.iter().map(|request| request.prompt.len()).sum());
-
-    sink.prompt(done, total)?;
-    // The prompts, one behind the other: a batch takes the end of one and the beginning of the next.
-    for (index, request) in requests.iter().enumerate() {
-        let mut rest = request.prompt.as_slice();
-        while !rest.is_empty() {
-            let sequence = &live[index].sequence;
-            let room = (batch.capacity() - batch.len()) as usize;
-            let (now, later) = rest.split_at(room.min(rest.len()));
-            if later.is_empty() {
-                asked.push((index, batch.prompt(sequence, now)?));
-            } else {
-                batch.extend(sequence, now)?;
-            }
-            rest = later;
-            if batch.len() == batch.capacity() {
-                done += batch.len() as usize;
-                time += step(ctx, &model, &mut batch, &mut asked, &mut live, sink)?;
-                sink.prompt(done, total)?;
-            }
-        }
-    }
-    done += batch.len() as usize;
-    time += step(ctx, &model, &mut batch, &mut asked, &mut live, sink)?;
-    sink.prompt(done, total)?;
-
-    // Then one token of each sequence that is not at its end, all in one batch.
-    loop {
-        for (index, live) in live.iter().enumerate() {
-            if let Some(token) = live.next {
-                asked.push((index, batch.push_output(&live.sequence, token)?));
-            }
-        }
-        if batch.is_empty() {
-            break;
-        }
-        time += step(ctx, &model, &mut batch, &mut asked, &mut live, sink)?;
-    }
-    Ok(Generation { replies: live.into_iter().map(|live| live.reply).collect(), time })
-}
-
-/// Decodes the batch, if there is anything in it, and gives every sequence that asked for an output its next token.
-fn step(
-    ctx: &mut Context,
-    model: &Model,
-    batch: &mut Batch,
-    asked: &mut Vec<(usize, OutputSlot)>,
-    live: &mut [Live],
-    sink: &mut impl Sink,
-) -> Result<Duration> {
-    if batch.is_empty() {
-        return Ok(Duration::ZERO);
-    }
+/// What the engine reports: a prompt that does not fit, a token out of range, a computation that failed; and whatever the sink does.
+pub fn generate(engine: &Engine, requests: &[Request], sink: &mut impl Sink) -> Result<Generation> {
+    let total: usize = requests.iter().map(|request| request.prompt.len()).sum();
+    let begun = engine.stats().prompt_tokens;
     let started = Instant::now();
-    let outputs = ctx.decode(batch)?;
-    for (index, slot) in asked.iter() {
-        let live = &mut live[*index];
-        live.next = Some(live.sampler.sample(outputs.get(*slot)?)?);
-    }
-    let time = started.elapsed();
-    for (index, _) in asked.drain(..) {
-        live[index].accept(model, index, sink)?;
-    }
-    Ok(time)
+    sink.prompt(0, total)?;
+    let answers =
+        requests.iter().map(|request| Ok(engine.generate(request.of_engine()?)?)).collect::<Result<Vec<_>>>()?;
+    thread::scope(|scope| {
+        let (sender, news) = mpsc::channel();
+        for (index, mut answer) in answers.into_iter().enumerate() {
+            let sender = sender.clone();
+            scope.spawn(move || {
+                for piece in answer.by_ref().flatten() {
+                    if sender.send((index, News::Piece(piece))).is_err() {
+                        // Nobody listens any more: the answer is dropped here, which cancels it.
+                        return;
+                    }
+                }
+                let _ = sender.send((index, News::End(Box::new(answer.wait()))));
+            });
+        }
+        drop(sender);
+        let mut replies = vec![Reply::default(); requests.len()];
+        let mut prompts = 0;
+        loop {
+            let heard = match news.recv_timeout(LOOK) {
+                Ok(heard) => Some(heard),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if prompts < total {
+                prompts = usize::try_from(engine.stats().prompt_tokens - begun)?.min(total);
+                sink.prompt(prompts, total)?;
+            }
+            match heard {
+                Some((index, News::Piece(piece))) => sink.text(index, &piece.text)?,
+                Some((index, News::End(end))) => {
+                    replies[index] = reply(*end).with_context(|| format!("request {}", index + 1))?;
+                    sink.end(index)?;
+                }
+                None => {}
+            }
+        }
+        sink.prompt(total, total)?;
+        Ok(Generation { replies, time: started.elapsed() })
+    })
 }
 
-impl Live {
-    /// Adds the sampled token to the reply, and ends the request where it or its budget says so.
-    fn accept(&mut self, model: &Model, index: usize, sink: &mut impl Sink) -> Result<()> {
-        let Some(token) = self.next else { return Ok(()) };
-        let over = model.vocab().is_end_of_generation(token)?;
-        if !over {
-            self.left = self.left.saturating_sub(1);
-            self.reply.tokens.push(token);
-            let text = self.detokenizer.push(token)?;
-            self.reply.text.push_str(text);
-            sink.text(index, text)?;
-        }
-        if over || self.left == 0 {
-            self.next = None;
-            // Half a character, if the budget ran out in the middle of one.
-            let rest = self.detokenizer.finish();
-            self.reply.text.push_str(rest);
-            sink.text(index, rest)?;
-            sink.end(index)?;
-        }
-        Ok(())
+/// The reply of a request that was answered.
+fn reply(Completion { text, mut tokens, reason, .. }: Completion) -> Result<Reply> {
+    match reason {
+        EndReason::Failed(error) => return Err(error.into()),
+        EndReason::Stop(StopReason::EndOfText { .. }) => drop(tokens.pop()),
+        _ => {}
     }
+    Ok(Reply { tokens, text })
 }
 
-/// Decodes one token and forgets it, so that whoever is measured first does not pay for reading the weights from disk.
-pub fn warm_up(ctx: &mut Context, token: Token) -> Result<()> {
-    let sequence = ctx.new_sequence()?;
-    let mut batch = ctx.new_batch();
-    batch.prompt(&sequence, &[token])?;
-    ctx.decode(&mut batch)?;
-    Ok(())
+/// Has one token generated, so that whoever is measured first does not pay for reading the weights from disk.
+pub fn warm_up(engine: &Engine, token: Token) -> Result<()> {
+    let request = llama_safe::Request::tokens([token]).max_tokens(1);
+    reply(engine.generate(request)?.wait()).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use fixtures::{Llama, Weights};
-    use llama_safe::{ContextParams, ModelParams, Special};
+    use llama_safe::{ContextParams, Model, ModelParams, Special};
 
     use super::*;
 
@@ -236,15 +189,17 @@ mod tests {
         prompts.iter().enumerate().map(request).collect()
     }
 
-    fn run(model: &Model, requests: &[Request]) -> (Generation, Heard) {
-        // Batches so small that every prompt is cut somewhere.
-        let sequences = requests.len() as u32;
-        let params = ContextParams::default().sequences(sequences).context_tokens(256 * sequences).batch_tokens(7);
-        // Tests run beside each other: threads that wait for each other would not get their turn.
-        let params = params.threads(1).batch_threads(1);
-        let mut ctx = Context::new(model, &params).unwrap();
+    fn engine(model: &Model, sequences: u32) -> Engine {
+        // Steps so small that every prompt is cut somewhere. Tests run beside each other: threads that wait for each other
+        // would not get their turn.
+        let params = ContextParams::default().threads(1).batch_threads(1);
+        let builder = Engine::builder(model).sequences(sequences).context_tokens(256 * sequences);
+        builder.prompt_chunk(7).measure(false).context(params).start().unwrap()
+    }
+
+    fn run(engine: &Engine, requests: &[Request]) -> (Generation, Heard) {
         let mut heard = Heard { texts: vec![String::new(); requests.len()], ..Heard::default() };
-        let generation = generate(&mut ctx, requests, &mut heard).unwrap();
+        let generation = generate(engine, requests, &mut heard).unwrap();
         (generation, heard)
     }
 
@@ -253,11 +208,10 @@ mod tests {
         let model = model();
         for temperature in [0.0, 0.8] {
             let requests = requests(&model, temperature);
-            let (together, _) = run(&model, &requests);
-            for (request, reply) in requests.iter().zip(&together.replies) {
-                let (alone, _) = run(&model, std::slice::from_ref(request));
-                assert_eq!(&alone.replies[0], reply, "at temperature {temperature}");
-            }
+            let (together, _) = run(&engine(&model, 3), &requests);
+            // One after the other in one sequence.
+            let (alone, _) = run(&engine(&model, 1), &requests);
+            assert_eq!(alone.replies, together.replies, "at temperature {temperature}");
         }
     }
 
@@ -265,7 +219,7 @@ mod tests {
     fn the_sink_hears_everything_once() {
         let model = model();
         let requests = requests(&model, 0.8);
-        let (generation, heard) = run(&model, &requests);
+        let (generation, heard) = run(&engine(&model, 3), &requests);
         let total: usize = requests.iter().map(|request| request.prompt.len()).sum();
         assert_eq!(heard.prompt.last(), Some(&(total, total)));
         assert!(heard.prompt.windows(2).all(|pair| pair[0].0 <= pair[1].0));
@@ -279,12 +233,14 @@ mod tests {
     }
 
     #[test]
-    fn more_requests_than_sequences_is_an_error() {
+    fn a_prompt_that_does_not_fit_is_an_error() {
         let model = model();
-        let params = ContextParams::default().sequences(2).context_tokens(512).threads(1).batch_threads(1);
-        let mut ctx = Context::new(&model, &params).unwrap();
+        let engine = engine(&model, 2);
+        let mut requests = requests(&model, 0.0);
+        requests[1].prompt = vec![Token(5); 300];
         let mut heard = Heard { texts: vec![String::new(); 3], ..Heard::default() };
-        assert!(generate(&mut ctx, &requests(&model, 0.0), &mut heard).is_err());
-        assert!(generate(&mut ctx, &requests(&model, 0.0)[..2], &mut heard).is_ok());
+        let error = generate(&engine, &requests, &mut heard).err().unwrap().to_string();
+        assert!(error.contains("300") && error.contains("256"), "{error}");
+        assert!(generate(&engine, &requests[..1], &mut heard).is_ok());
     }
 }

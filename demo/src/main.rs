@@ -1,4 +1,4 @@
-//! Decodes several prompts as sequences of one context in shared batches, and compares that with one at a time.
+//! Has several prompts continued by one engine, as sequences of one context, and compares that with one at a time.
 
 mod generate;
 mod prompts;
@@ -8,12 +8,10 @@ mod view;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::slice;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use llama_safe::{Context, ContextParams, Model, ModelParams, Special};
+use llama_safe::{ContextParams, Engine, Model, ModelParams, Special};
 
 use crate::generate::{Request, generate, warm_up};
 use crate::report::Report;
@@ -80,32 +78,28 @@ fn run(arguments: &Arguments) -> Result<()> {
     let requests = requests(&model, &prompts, usual, arguments)?;
     let room = room(&model, &requests)?;
 
-    let mut ctx = context(&model, requests.len(), room)?;
-    warm_up(&mut ctx, requests[0].prompt[0])?;
-    note(&format!("Sequences in one context: {}, tokens in it: {}", requests.len(), ctx.limits().context_tokens()));
+    let several = engine(&model, requests.len(), requests.len(), room)?;
+    warm_up(&several, requests[0].prompt[0])?;
+    let tokens = several.limits().context_tokens();
+    note(&format!("Sequences in one context: {}, tokens in it: {tokens}", requests.len()));
     let mut view = View::new(&prompts);
-    let together = generate(&mut ctx, &requests, &mut view)?;
+    let together = generate(&several, &requests, &mut view)?;
     view.close()?;
-    drop(ctx);
+    drop(several);
     let peak_memory = report::peak_memory();
 
     note("The same once more, one at a time");
-    let mut ctx = context(&model, 1, room)?;
-    warm_up(&mut ctx, requests[0].prompt[0])?;
+    let single = engine(&model, requests.len(), 1, room)?;
+    warm_up(&single, requests[0].prompt[0])?;
     let mut count = Count(bar("one at a time"));
     count.0.set_length(requests.len() as u64);
-    let mut alone = (Vec::new(), Duration::ZERO);
-    for request in &requests {
-        let one = generate(&mut ctx, slice::from_ref(request), &mut count)?;
-        alone.0.extend(one.replies);
-        alone.1 += one.time;
-    }
+    let alone = generate(&single, &requests, &mut count)?;
     count.0.finish_and_clear();
 
     let report = Report {
         prompts,
         together: (together.replies, together.time),
-        alone,
+        alone: (alone.replies, alone.time),
         peak_memory,
         greedy: arguments.temperature == 0.0,
     };
@@ -184,21 +178,18 @@ fn fit(prompt: usize, tokens: u32, trained: u32) -> Result<u32> {
     Ok(sum)
 }
 
-/// A context for so many sequences, each with room for so many tokens.
-fn context(model: &Model, sequences: usize, room: u32) -> Result<Context> {
+/// An engine for so many requests, so many sequences at a time, each with room for so many tokens.
+fn engine(model: &Model, requests: usize, sequences: usize, room: u32) -> Result<Engine> {
     let sequences = u32::try_from(sequences)?;
     let total =
         room.checked_mul(sequences).with_context(|| format!("{sequences} sequences of {room} tokens are too many"))?;
-    // Batches no larger than what is computed in one pass: nothing is lost, and the progress of a long prompt moves.
-    let mut params = ContextParams::default().sequences(sequences).context_tokens(total).batch_tokens(512);
+    let mut params = ContextParams::default();
     if model.parameters() < WORTH_SHARING {
         params = params.threads(1).batch_threads(1);
     }
-    let ctx = Context::new(model, &params).context("the context")?;
-    if !ctx.limits().has_logits() {
-        bail!("this model is an encoder: it reads text and writes none");
-    }
-    Ok(ctx)
+    // What one prompt takes from another would not be computed, and so not be measured.
+    let builder = Engine::builder(model).share_prefixes(false).queue(requests).context(params);
+    builder.sequences(sequences).context_tokens(total).start().context("the engine")
 }
 
 #[cfg(test)]

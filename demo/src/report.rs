@@ -10,7 +10,7 @@ use crate::generate::Reply;
 /// The same work done both ways.
 pub struct Report {
     pub prompts: Vec<String>,
-    /// As sequences of one context, and the time it took.
+    /// By one engine, as sequences of one context, and the time it took.
     pub together: (Vec<Reply>, Duration),
     /// One at a time.
     pub alone: (Vec<Reply>, Duration),
@@ -51,7 +51,7 @@ impl Report {
             format!("{name:<20} {:>10.1} {:>8} {:>8.2} s\n", rate(run), count(&run.0), run.1.as_secs_f64())
         };
         let mut text = format!("{:<20} {:>10} {:>8} {:>10}\n", "", "tokens/s", "tokens", "time");
-        text += &row(&format!("{} in one batch", self.prompts.len()), &self.together);
+        text += &row(&format!("{} together", self.prompts.len()), &self.together);
         text += &row("one at a time", &self.alone);
         let ratio = self.ratio().map_or("unknown".to_string(), |ratio| format!("{ratio:.2}"));
         text += &format!("{:<20} {ratio:>10}\n", "ratio");
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn table_has_every_figure() {
         let table = report(&[&[1, 2], &[3, 4]]).table();
-        for part in ["2 in one batch", "8.0", "2.0", "4.00", "3 MiB", "the same tokens"] {
+        for part in ["2 together", "8.0", "2.0", "4.00", "3 MiB", "the same tokens"] {
             assert!(table.contains(part), "{part} in {table}");
         }
     }
