@@ -4,8 +4,8 @@ use std::error::Error;
 
 use fixtures::{Bert, Family, Llama, Weights};
 use llama_safe::{
-    ChatOptions, ChatTemplate, Context, ContextParams, Embedder, EmbedderParams, Grammar, Message, Model, ModelParams,
-    Reranker, Sampler, Special, StopConditions, StopReason, verify,
+    ChatOptions, ChatTemplate, Context, ContextParams, Embedder, EmbedderParams, Engine, Grammar, Message, Model,
+    ModelParams, Request, Reranker, Sampler, Special, StopConditions, StopReason, verify,
 };
 
 type Done = Result<(), Box<dyn Error>>;
@@ -28,6 +28,20 @@ fn two_sequences() -> Done {
     batch.push_output(&alice, next_of_alice)?;
     batch.push_output(&bob, next_of_bob)?;
     context.decode(&mut batch)?;
+    Ok(())
+}
+
+fn requests_of_any_thread(model: Model) -> Done {
+    let engine = Engine::builder(&model).sequences(16).context_tokens(16_384).start()?;
+
+    let request = Request::text("Once upon a time").max_tokens(64).sampler(Sampler::creative(7));
+    let story = engine.generate(request)?;
+    for piece in story {
+        print!("{}", piece?.text);
+    }
+    println!("{:?}", engine.stats());
+
+    assert!(engine.stats().generated_tokens > 10, "{:?}", engine.stats());
     Ok(())
 }
 
@@ -107,7 +121,7 @@ fn readmes_show_what_compiles() {
             }
         }
     }
-    assert_eq!(pieces, 5, "pieces of code in the READMEs");
+    assert_eq!(pieces, 6, "pieces of code in the READMEs");
     // Compiled, and not run.
     let _: fn() -> Done = models_to_test_with;
 }
@@ -124,6 +138,7 @@ fn what_the_readme_shows_runs() {
     done.unwrap();
 
     vectors_and_scores(batch_suite::encoder(), batch_suite::family(Family::Reranker, Weights::F16)).unwrap();
+    requests_of_any_thread(batch_suite::stories()).unwrap();
     an_answer(batch_suite::stories()).unwrap();
     a_new_model(batch_suite::tiny(Weights::F16)).unwrap();
 }

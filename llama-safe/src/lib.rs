@@ -53,6 +53,7 @@
 //! | hold what is generated to a grammar or JSON schema | [`Grammar`] |
 //! | go back, copy, make room | [`Context::truncate`], [`Context::fork`], [`Context::shift`] |
 //! | keep a sequence for later | [`Context::save`], [`State::write`], [`Context::restore`] |
+//! | have requests of many threads answered, in batches | [`Engine`], [`Request`], [`Generation`] |
 //! | vectors of texts; scores of documents | [`Embedder`]; [`Reranker`] |
 //! | LoRA adapters; control vectors | [`Adapter`]; [`Context::set_control_vector`] |
 //! | encoder-decoders (T5), diffusion models | [`Context::encode`] |
@@ -81,7 +82,7 @@
 //! that an encoder was given, probabilities, sets and trees of tokens, the rules for model files and the bytes of saved
 //! states (all without `unsafe`); the start of llama.cpp, its log, and parameters; model, vocabulary, and where a text ends;
 //! chat templates, grammars and context; sequences, their memory, and saving it; batches and outputs; sampling; embeddings
-//! and scores of many texts. A module uses only those before it.
+//! and scores of many texts, and the engine. A module uses only those before it.
 
 // Floor 1.
 mod error;

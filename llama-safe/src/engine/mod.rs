@@ -228,7 +228,10 @@ impl Engine {
             self.abort.abort();
         }
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            // Not by its own thread, as when a function of a request was the last to hold the engine.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
         }
     }
 
