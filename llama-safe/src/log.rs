@@ -118,6 +118,11 @@ pub(crate) fn warn(line: &str) {
     emit(sys::GGML_LOG_LEVEL_WARN, line);
 }
 
+/// What this crate has decided, beside llama.cpp's own information.
+pub(crate) fn tell(line: &str) {
+    emit(sys::GGML_LOG_LEVEL_INFO, line);
+}
+
 #[cfg(feature = "tracing")]
 fn emit(level: sys::ggml_log_level, line: &str) {
     match level {

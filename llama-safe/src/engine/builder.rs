@@ -297,6 +297,13 @@ impl EngineBuilder {
             costs: costs.clone(),
             draft: if self.speculation { DRAFT } else { 0 },
         };
+        log::tell(&format!(
+            "engine: {} sequences, up to {most}, on {:?} cells for {:?}; deterministic: {determinism:?}; costs of a step: {:?}",
+            rules.sequences,
+            limits.kv_layout(),
+            self.workload,
+            costs.as_ref().map(StepCosts::points),
+        ));
         let abort = context.abort_handle();
         let stats = Arc::new(Mutex::new(Stats::default()));
         let (sender, commands) = mpsc::channel();
