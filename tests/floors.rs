@@ -17,14 +17,16 @@ fn floors(lib: &str) -> BTreeMap<String, u32> {
     floors
 }
 
-/// The files of a module: its own, or all in its folder.
+/// The files of a module: its own, or all in its folder and below.
 fn files(sources: &Path, module: &str) -> Vec<PathBuf> {
     let folder = sources.join(module);
-    if !folder.is_dir() {
-        return vec![sources.join(format!("{module}.rs"))];
-    }
+    if folder.is_dir() { files_in(&folder) } else { vec![sources.join(format!("{module}.rs"))] }
+}
+
+fn files_in(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).expect("a folder that can be read");
-    entries.map(|entry| entry.expect("an entry").path()).collect()
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths.flat_map(|path| if path.is_dir() { files_in(&path) } else { vec![path] }).collect()
 }
 
 /// The modules that a source names by `crate::`, in code that is no test.
