@@ -62,6 +62,7 @@
 //! | sample inside the computation | [`Context::set_graph_sampler`] |
 //! | stop a computation | [`Context::abort_handle`] |
 //! | try a model that is new to you | [`verify()`] |
+//! | find the fastest parameters for a machine and a model | [`Tuner`] |
 //! | see what is computed in a slower way, or refused | [`Limits::fallback`], [`known_faults`] |
 //!
 //! # Who owns what
@@ -142,6 +143,8 @@ mod verify;
 // Floor 10.
 mod engine;
 mod reranker;
+// Floor 11.
+mod tuner;
 
 pub use backend::{Device, DeviceKind, devices, llama_cpp_version, system_info};
 pub use batch::Batch;
@@ -164,7 +167,7 @@ pub use error::{
     AdapterError, ContextError, ControlVectorError, DecodeError, EmbedError, EngineError, GenerateError, GgufError,
     GraphSamplerError, LoadError, MemoryError, Obstacle, OutputError, OverrideError, PushError, QuantizeError,
     RequestError, SamplerParamError, SamplingError, SaveError, SequenceError, SplitError, StateError, StepCostsError,
-    StopError, VerifyError, VocabError,
+    StopError, TunerError, VerifyError, VocabError,
 };
 pub use gguf::overrides::MetadataValue;
 #[cfg(feature = "grammar")]
@@ -191,5 +194,6 @@ pub use sequence::Sequence;
 pub use stop::{Progress, Step, StopConditions, StopReason, Stopper};
 #[cfg(feature = "grammar")]
 pub use token_set::TokenSet;
+pub use tuner::{Measured, Tuned, Tuner};
 pub use verify::{Feature, Outcome, Verification, verify};
 pub use vocab::{Special, Vocab, VocabKind};

@@ -17,6 +17,7 @@ mod state;
 mod stop;
 mod task;
 mod text;
+mod tuner;
 
 pub use adapter::{AdapterError, ControlVectorError};
 pub use batch::{DecodeError, OutputError, PushError, SequenceError};
@@ -35,3 +36,4 @@ pub use state::StateError;
 pub use stop::StopError;
 pub use task::{EmbedError, VerifyError};
 pub use text::VocabError;
+pub use tuner::TunerError;
