@@ -25,6 +25,8 @@ pub(super) struct Faults {
     pub seed: u64,
     /// Times that a sequence may fail by itself without a reason. An engine repeats that once.
     pub alone: u32,
+    /// Whether any call fails, and as often as it comes.
+    pub storm: bool,
     /// Calls so far.
     calls: u64,
     /// Faults so far.
@@ -32,12 +34,12 @@ pub(super) struct Faults {
 }
 
 impl Faults {
-    pub(super) fn new(rate: u8, seed: u64, alone: u32) -> Self {
-        Self { rate, seed, alone, calls: 0, made: 0 }
+    pub(super) fn new(rate: u8, seed: u64, alone: u32, storm: bool) -> Self {
+        Self { rate, seed, alone, storm, calls: 0, made: 0 }
     }
 
     pub(super) fn none() -> Self {
-        Self::new(0, 0, 0)
+        Self::new(0, 0, 0, false)
     }
 
     fn draw(&mut self) -> Option<u64> {
@@ -56,10 +58,15 @@ impl Faults {
         fails
     }
 
+    /// Whether a call fails without which a request cannot go on.
+    pub(super) fn of_needed_call(&mut self) -> bool {
+        self.storm && self.of_call()
+    }
+
     /// How a decode of so many sequences fails, if it does.
     pub(super) fn of_decode(&mut self, parts: usize) -> Option<Harm> {
         let drawn = self.draw()?;
-        if parts == 1 {
+        if parts == 1 && !self.storm {
             self.alone = self.alone.checked_sub(1)?;
         }
         self.made += 1;

@@ -185,7 +185,7 @@ impl Machine for Memory {
 
     fn lease(&mut self) -> Result<Seat, GenerateError> {
         assert!(self.leased() < self.facts.sequences as usize, "as many are leased as there are");
-        if self.faults.of_call() {
+        if self.faults.of_needed_call() {
             return failed();
         }
         Ok(self.take_slot(Slot::default()).unwrap())
@@ -241,11 +241,17 @@ impl Machine for Memory {
     }
 
     fn clear(&mut self, sequence: &Seat) -> Result<(), GenerateError> {
+        if self.faults.of_needed_call() {
+            return failed();
+        }
         self.change(sequence, |slot| *slot = Slot { leased: true, tainted: slot.tainted, ..Slot::default() });
         Ok(())
     }
 
     fn clear_all(&mut self) -> Result<(), GenerateError> {
+        if self.faults.of_needed_call() {
+            return failed();
+        }
         for slot in self.slots.borrow_mut().iter_mut() {
             *slot = Slot { leased: slot.leased, ..Slot::default() };
         }

@@ -1,5 +1,6 @@
 //! What engines are put through: some requests, the engine's rules, the memory's kind, and its faults.
 
+use std::fmt;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::memory::{BREAKS, POISON};
 use super::voice::Script;
 
 /// A request, and what becomes of it on the way.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Ask {
     /// The step before which it comes.
     pub arrives: u64,
@@ -31,7 +32,7 @@ pub(super) struct Ask {
 }
 
 /// Requests in the order in which they come, and what they meet.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Workload {
     pub facts: Facts,
     pub rules: Rules,
@@ -43,6 +44,25 @@ impl Workload {
     /// Whether nothing fails but what requests do by themselves.
     pub(super) fn is_calm(&self) -> bool {
         self.faults.rate == 0 && !self.asks.iter().any(|ask| ask.is_bad())
+    }
+}
+
+/// A line each: a failure is read by people.
+impl fmt::Debug for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let costs = self.rules.costs.as_ref().map(StepCosts::points);
+        let rules = Rules { costs: None, ..self.rules.clone() };
+        write!(f, "{:?}\n{rules:?}\ncosts {costs:?}\n{:?}", self.facts, self.faults)?;
+        self.asks.iter().enumerate().try_for_each(|(index, ask)| write!(f, "\n{index}: {ask:?}"))
+    }
+}
+
+impl fmt::Debug for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { arrives, prompt, script, priority, cancel, deadline, keep } = self;
+        let prompt: Vec<i32> = prompt.iter().map(|token| token.0).collect();
+        write!(f, "{prompt:?} at {arrives} priority {priority} cancel {cancel:?} deadline {deadline:?} keep {keep:?} ")?;
+        write!(f, "{script:?}")
     }
 }
 
@@ -174,7 +194,8 @@ fn rules() -> impl Strategy<Value = Rules> {
 
 fn faults() -> impl Strategy<Value = Faults> {
     let rate = prop_oneof![2 => Just(0u8), 1 => 1..60u8];
-    (rate, any::<u64>(), 0..2u32).prop_map(|(rate, seed, alone)| Faults::new(rate, seed, alone))
+    let storm = prop::bool::weighted(0.2);
+    (rate, any::<u64>(), 0..2u32, storm).prop_map(|(rate, seed, alone, storm)| Faults::new(rate, seed, alone, storm))
 }
 
 /// Workloads of up to so many requests.
