@@ -265,7 +265,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
     }
 
     /// The last that is done for a request that has no sequence any more.
-    fn finish(&mut self, mut job: JobOf<M, V>, ending: Ending<V::Reason>) {
+    pub(super) fn finish(&mut self, mut job: JobOf<M, V>, ending: Ending<V::Reason>) {
         if let Some(deadline) = job.deadline {
             self.deadlines.remove(&(deadline, job.holder));
         }
@@ -285,14 +285,22 @@ impl<M: Machine, V: Voice> Core<M, V> {
         if let Some(share) = self.suspect() {
             return vec![share];
         }
-        let (turn, prompts) = self.turn();
+        let (mut turn, mut prompts) = self.turn();
         loop {
-            let shares = self.shares(&turn, prompts);
-            let rows: u32 = shares.iter().map(|share| share.tokens + share.draft.len() as u32).sum();
-            let fits = self.cells.as_ref().is_none_or(|cells| rows <= cells.free());
-            if fits || !(self.evict(None) || self.preempt_last()) {
+            let mut shares = self.shares(&turn, prompts);
+            let free = self.cells.as_ref().map_or(u32::MAX, Cells::free);
+            if rows(&shares) > free {
+                // A guess is worth nobody's memory.
+                shares.iter_mut().for_each(|share| share.draft.clear());
+            }
+            if rows(&shares) > free && (self.evict(None) || self.preempt_last()) {
+                continue;
+            }
+            // Whose turn it was may have made room for others.
+            if !shares.is_empty() || turn.is_empty() {
                 return shares;
             }
+            (turn, prompts) = self.turn();
         }
     }
 
@@ -378,6 +386,11 @@ impl<M: Machine, V: Voice> Core<M, V> {
         let most = lookup.length_that_pays(cost, most);
         lookup.draft(&job.text, most).to_vec()
     }
+}
+
+/// Rows of a batch.
+fn rows(shares: &[Share]) -> u32 {
+    shares.iter().map(|share| share.tokens + share.draft.len() as u32).sum()
 }
 
 /// What a row costs beside the step itself, where that was not measured.

@@ -16,6 +16,8 @@ mod generation;
 mod job;
 mod lookup;
 mod machine;
+#[cfg(test)]
+mod naive;
 mod plan;
 mod prefix;
 mod queue;

@@ -219,8 +219,9 @@ mod tests {
                 let line = &lines[part.line];
                 prop_assert!(!std::mem::replace(&mut seen[part.line], true), "one part a line");
                 prop_assert!(part.tokens >= 1 && part.tokens <= line.rest && part.draft <= line.draft);
-                let allowed = if line.decodes { line.in_turn } else { prompts && part.tokens <= line.stop.min(line_chunk) };
-                prop_assert!(allowed);
+                let prompt_fits = prompts && part.tokens <= line.stop.min(line_chunk);
+                let may_run = if line.decodes { line.in_turn } else { prompt_fits };
+                prop_assert!(may_run);
             }
             for (index, line) in lines.iter().enumerate() {
                 let overtaken = parts.iter().any(|part| {

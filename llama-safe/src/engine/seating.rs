@@ -1,11 +1,12 @@
 //! Who gets a sequence, and what it takes from others; who has to give one up.
 #![forbid(unsafe_code)]
 
+use crate::error::GenerateError;
 use crate::id::Token;
 use crate::log;
 
 use super::core::{Cached, Core, JobOf, Spilled};
-use super::job::Voice;
+use super::job::{Ending, Voice};
 use super::machine::Machine;
 use super::plan;
 use super::prefix::HolderId;
@@ -23,6 +24,8 @@ enum Seating<J> {
     Follows(J),
     /// It waits for room.
     NoRoom(J),
+    /// It was refused a sequence that should be there.
+    Refused(J, GenerateError),
 }
 
 /// Where the beginning of a text is to be had.
@@ -48,7 +51,15 @@ impl<M: Machine, V: Voice> Core<M, V> {
                 break;
             }
             let Some(job) = self.call(key) else { continue };
-            match self.seat(job) {
+            let mut seating = self.seat(job);
+            while let Seating::NoRoom(job) = seating {
+                if !self.preempt_silent() {
+                    seating = Seating::NoRoom(job);
+                    break;
+                }
+                seating = self.seat(job);
+            }
+            match seating {
                 Seating::Seated => {}
                 Seating::Follows(job) => {
                     // Its place is kept for it.
@@ -59,6 +70,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
                     self.wait(job);
                     break;
                 }
+                Seating::Refused(job, error) => self.finish(job, Ending::Failed(error)),
             }
         }
     }
@@ -73,18 +85,17 @@ impl<M: Machine, V: Voice> Core<M, V> {
     }
 
     fn seat(&mut self, mut job: JobOf<M, V>) -> Seating<JobOf<M, V>> {
-        if let Some((saved, length)) = job.saved.take() {
-            self.spilled_bytes -= M::bytes(&saved);
+        if job.saved.is_some() {
             if !self.make_cells(job.text.len() as u32, None) {
-                self.spilled_bytes += M::bytes(&saved);
-                job.saved = Some((saved, length));
                 return Seating::NoRoom(job);
             }
-            if self.free_slot(None)
-                && let Some(seat) = self.machine.restore(&saved)
-            {
-                self.counts.restored += 1;
-                return self.sit(job, seat, length);
+            let free = self.free_slot(None);
+            if let Some((saved, length)) = job.saved.take() {
+                self.spilled_bytes -= M::bytes(&saved);
+                if free && let Some(seat) = self.machine.restore(&saved) {
+                    self.counts.restored += 1;
+                    return self.sit(job, seat, length);
+                }
             }
             // What cannot be restored is computed again.
             job.shifted = false;
@@ -108,9 +119,13 @@ impl<M: Machine, V: Voice> Core<M, V> {
         if !self.make_cells(needed, source) {
             return Seating::NoRoom(job);
         }
-        let Some((seat, length)) = source.and_then(|source| self.take(source, job.holder)).or_else(|| self.empty())
-        else {
-            return Seating::NoRoom(job);
+        let (seat, length) = match source.and_then(|source| self.take(source, job.holder)) {
+            Some(taken) => taken,
+            None if !self.free_slot(None) => return Seating::NoRoom(job),
+            None => match self.machine.lease() {
+                Ok(seat) => (seat, 0),
+                Err(error) => return Seating::Refused(job, error),
+            },
         };
         self.counts.reused_tokens += u64::from(length);
         if length > 0 {
@@ -134,14 +149,6 @@ impl<M: Machine, V: Voice> Core<M, V> {
         }
         self.running.push(job);
         Seating::Seated
-    }
-
-    /// An empty sequence.
-    fn empty(&mut self) -> Option<(M::Sequence, u32)> {
-        if !self.free_slot(None) {
-            return None;
-        }
-        self.machine.lease().ok().map(|seat| (seat, 0))
     }
 
     /// Who has most of a text's beginning in memory, or outside.
@@ -315,11 +322,14 @@ impl<M: Machine, V: Voice> Core<M, V> {
         self.cached.insert(job.holder, Cached { seat, length: job.computed, used: self.step });
     }
 
-    /// Takes the sequence of the running request that is last in order, unless it is the only one. It waits then, and goes on
-    /// later.
+    /// Takes the sequence of a running request, unless it is the only one: of one whose listener is behind, or else of the last
+    /// in order. It waits then, and goes on later.
     pub(super) fn preempt_last(&mut self) -> bool {
         if self.running.len() < 2 {
             return false;
+        }
+        if self.preempt_silent() {
+            return true;
         }
         let orders = self.running.iter().enumerate().map(|(place, job)| (place, job.order));
         let Some(place) = plan::victim(orders) else { return false };
