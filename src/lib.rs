@@ -4,12 +4,15 @@
 pub mod architectures;
 mod edit;
 mod feed;
+mod memory;
 mod models;
 mod oracle;
 mod raw_chain;
+pub mod soak;
 
 pub use edit::Edited;
 pub use feed::{Feed, feed_all, feed_at_once};
+pub use memory::{peak, resident};
 pub use models::{encoder, family, model, params, stories, tiny, vocabulary};
 pub use oracle::{Same, alone, assert_equal, assert_same, best, decode_alone, exact_params, nmse, prompt, still_works};
 pub use raw_chain::{Left, RawChain, RawVocab};

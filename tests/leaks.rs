@@ -5,7 +5,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use batch_suite::{encoder, is_leak_check, params, tiny};
+use batch_suite::{encoder, is_leak_check, params, resident, tiny};
 use fixtures::{Llama, Weights};
 use llama_safe::{
     Context, ContextError, ContextParams, EmbedError, Embedder, EmbedderParams, LoadError, Model, ModelParams, Pooling,
@@ -19,14 +19,6 @@ const ALLOWED: i64 = 4 << 20;
 fn alone_in_the_process() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Resident memory, bytes. `None` where the system has no such file.
-fn resident() -> Option<i64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: i64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }
 
 /// Runs `cycle` `cycles` times and measures from the end of the first tenth, when every cache is warm.

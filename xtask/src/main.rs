@@ -13,6 +13,7 @@ mod leaks;
 mod ninja;
 mod progress;
 mod setup;
+mod soak;
 
 // The build script compiles the same file, so that both say the same.
 #[path = "../../llama-sys/build/prerequisites.rs"]
@@ -109,6 +110,18 @@ enum Task {
         #[arg(long, default_value_t = 0)]
         first: u64,
     },
+    /// Ask an engine for many answers from several threads, with faults, cancellations, deadlines and slow readers.
+    ///
+    /// Each answer is held against what its request gives alone. The last line is one JSON object; the exit code says whether nothing was
+    /// lost, answered twice or wrong, and whether memory stayed flat.
+    Soak {
+        /// How many.
+        #[arg(long, default_value_t = 10_000)]
+        requests: u64,
+        /// Where chance begins. Threads make no two runs the same.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Compare batches with one-at-a-time inference on a tiny model of every architecture, and write docs/architectures.md.
     ///
     /// Fails where llama.cpp computes an architecture wrong that the safe layer does not know of, or right what it works
@@ -127,6 +140,7 @@ fn main() -> ExitCode {
         Task::Fuzz { minutes, programs, first } => fuzz::programs(minutes, programs, first),
         Task::FuzzCoverage { minutes } => coverage::run(minutes),
         Task::FuzzGguf { count, first } => fuzz::model_files(count, first),
+        Task::Soak { requests, seed } => soak::run(requests, seed),
         Task::Architectures => architectures::run(),
     };
     result.unwrap_or_else(|error| {

@@ -1,6 +1,6 @@
 //! How an engine is made.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
@@ -323,6 +323,7 @@ impl EngineBuilder {
             commands: sender,
             stats,
             abort,
+            stopping: Arc::new(AtomicBool::new(false)),
             thread: Some(thread),
         })
     }
@@ -362,12 +363,12 @@ impl EngineBuilder {
     }
 
     fn make_context(&self) -> Result<(Context, Determinism), EngineError> {
-        let params = self.context_params(self.sequences, self.most());
+        let params = self.context_params(self.sequences, self.most(), CACHED);
         let mut context = match Context::new(&self.model, &params) {
             // The slower way that is right.
             Err(ContextError::OneSequence { reason, .. }) => {
                 log::warn(&format!("the engine runs one sequence at a time: {reason}"));
-                Context::new(&self.model, &self.context_params(1, 1))?
+                Context::new(&self.model, &self.context_params(1, 1, 0))?
             }
             other => other?,
         };
@@ -385,7 +386,8 @@ impl EngineBuilder {
         Ok((context, Determinism::OneToken))
     }
 
-    fn context_params(&self, sequences: u32, most: u32) -> ContextParams {
+    /// `cached`: sequences beside the `most` that run, where they cost nothing.
+    fn context_params(&self, sequences: u32, most: u32, cached: u32) -> ContextParams {
         let layout = self.wanted_layout();
         let params = self.params.clone().sequences(sequences).embeddings(false);
         let params = match self.context_tokens {
@@ -396,7 +398,7 @@ impl EngineBuilder {
         let tokens = u64::from(params.context_tokens_for(self.model.context_length()));
         let tokens = u32::try_from(tokens * u64::from(most) / u64::from(sequences.max(1))).unwrap_or(u32::MAX);
         let slots = match layout {
-            KvLayout::Unified if self.share => most.saturating_add(CACHED).min(MOST_SLOTS).max(most),
+            KvLayout::Unified if self.share => most.saturating_add(cached).min(MOST_SLOTS).max(most),
             _ => most,
         };
         let rows = ROWS.max(most.saturating_add(self.chunk)).max(slots);

@@ -90,6 +90,9 @@ impl Embeds {
     /// Takes a request; one with a text that cannot be embedded is answered at once.
     pub(crate) fn submit(&mut self, mut job: EmbedJob) {
         let Some(embedder) = &self.embedder else { return };
+        if job.texts.is_empty() {
+            return drop(job.reply.try_send(Ok(Vec::new())));
+        }
         let checked = embedder.check(job.texts.make_contiguous());
         match checked {
             Ok(_) => self.jobs.push_back(job),

@@ -160,6 +160,14 @@ impl Generation {
         }
     }
 
+    /// The next piece, without blocking a thread; `None` after the last one. What [`Stream`](futures_core::Stream) gives, which shares
+    /// its method's name with an iterator's.
+    #[cfg(feature = "async")]
+    pub async fn next_async(&mut self) -> Option<Result<Piece, GenerateError>> {
+        use futures_core::Stream;
+        std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+
     /// What has been read so far.
     #[must_use]
     pub fn text(&self) -> &str {

@@ -36,7 +36,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::context::AbortHandle;
-use crate::error::RequestError;
+use crate::error::{RequestError, VocabError};
 use crate::id::Token;
 use crate::limits::{KvLayout, Limits};
 use crate::model::Model;
@@ -99,6 +99,8 @@ pub struct Engine {
     commands: mpsc::Sender<Command>,
     stats: Arc<Mutex<Stats>>,
     abort: AbortHandle,
+    /// Whether all requests are cancelled.
+    stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -156,7 +158,8 @@ impl Engine {
             return Err(RequestError::NoSamplers);
         }
         let prepared = self.prepare(&request)?;
-        self.submit(&request, prepared, samplers, self.queue.enter()?)
+        let permit = self.queue.enter()?;
+        self.submit(request, prepared, samplers, permit)
     }
 
     /// Has texts turned into vectors, one for each, between the steps of what is generated. Waits as
@@ -170,8 +173,13 @@ impl Engine {
         if !self.embeds {
             return Err(RequestError::NoEmbeddings);
         }
-        let tokens: Result<_, _> = texts.iter().map(|text| self.model.tokenize(text.as_ref(), Special::Bos)).collect();
-        let texts = tokens?;
+        let added = self.model.tokenize("", Special::Bos)?.len();
+        let tokens = texts.iter().map(|text| {
+            let tokens = self.model.tokenize(text.as_ref(), Special::Bos)?;
+            // One that is nothing but what is added to each is empty, as it is for an embedder.
+            Ok(if tokens.len() > added { tokens } else { Vec::new() })
+        });
+        let texts = tokens.collect::<Result<_, VocabError>>()?;
         let permit = Some(self.queue.enter()?);
         let (reply, replies) = async_channel::bounded(1);
         let cancelled = Arc::new(AtomicBool::new(false));
@@ -227,13 +235,14 @@ impl Engine {
         // An engine whose thread is gone has nothing to end.
         let _ = self.commands.send(Command::Shutdown(how));
         if how == Shutdown::Cancel {
+            // First: the batch that is stopped is then nobody's failure.
+            self.stopping.store(true, Ordering::Relaxed);
             self.abort.abort();
         }
-        if let Some(thread) = self.thread.take() {
-            // Not by its own thread, as when a function of a request was the last to hold the engine.
-            if thread.thread().id() != std::thread::current().id() {
-                let _ = thread.join();
-            }
+        // A function of a request's may be the last that has the engine: its thread does not wait for itself.
+        let is_itself = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id();
+        if let Some(thread) = self.thread.take().filter(|thread| !is_itself(thread)) {
+            let _ = thread.join();
         }
     }
 
@@ -246,12 +255,12 @@ impl Engine {
 
     fn submit_one(&self, request: Request, prepared: Prepared, permit: Permit) -> Result<Generation, RequestError> {
         let samplers = vec![request.sampler.clone()];
-        self.submit(&request, prepared, samplers, permit)?.pop().ok_or(RequestError::NoSamplers)
+        self.submit(request, prepared, samplers, permit)?.pop().ok_or(RequestError::NoSamplers)
     }
 
     fn submit(
         &self,
-        request: &Request,
+        request: Request,
         Prepared { submitted, prompt, conditions }: Prepared,
         samplers: Vec<Sampler>,
         permit: Permit,
@@ -276,6 +285,7 @@ impl Engine {
                 events,
                 unread: self.unread,
                 cancelled: Arc::clone(&cancelled),
+                stopping: Arc::clone(&self.stopping),
                 permit: Some(Arc::clone(&permit)),
                 submitted,
                 started: None,
@@ -297,6 +307,8 @@ impl Engine {
             tasks.push((holder, Box::new(Submission(task))));
             generations.push(Generation::new(heard, Canceller::new(holder, self.commands.clone(), cancelled)));
         }
+        // The last of what is the user's in a request goes with its end, on the engine's thread, rather than here or there.
+        drop((request, conditions));
         self.send(Command::Submit(tasks))?;
         Ok(generations)
     }

@@ -1,15 +1,19 @@
 //! How many requests may wait: permits, which are handed out and come back.
 #![forbid(unsafe_code)]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use async_channel::{Receiver, Sender, TryRecvError};
 
 use crate::error::RequestError;
 
-/// As many permits as requests may wait. A channel has them, so that it is a queue's business to wake whoever waits for one.
+/// As many permits as requests may wait, each made when it is needed first. A channel has those that came back, so that it is a
+/// queue's business to wake whoever waits for one.
 #[derive(Debug)]
 pub(crate) struct Queue {
     free: Receiver<()>,
     back: Sender<()>,
+    made: AtomicUsize,
     limit: usize,
 }
 
@@ -21,28 +25,32 @@ pub(crate) struct Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        // There is room for as many as were handed out; a queue that is closed needs none back.
+        // A queue that is closed needs none back.
         let _ = self.back.try_send(());
     }
 }
 
 impl Queue {
     pub(crate) fn new(limit: usize) -> Self {
-        let (back, free) = async_channel::bounded(limit);
-        for _ in 0..limit {
-            let _ = back.try_send(());
-        }
-        Self { free, back, limit }
+        let (back, free) = async_channel::unbounded();
+        Self { free, back, made: AtomicUsize::new(0), limit }
     }
 
     fn permit(&self) -> Permit {
         Permit { back: self.back.clone() }
     }
 
+    /// Makes one more, if that is not too many.
+    fn make(&self) -> bool {
+        let more = |made: usize| (made < self.limit).then_some(made + 1);
+        self.made.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
     /// A permit, if there is one now.
     pub(crate) fn try_enter(&self) -> Result<Permit, RequestError> {
         match self.free.try_recv() {
             Ok(()) => Ok(self.permit()),
+            Err(TryRecvError::Empty) if self.make() => Ok(self.permit()),
             Err(TryRecvError::Empty) => Err(RequestError::QueueFull { limit: self.limit }),
             Err(TryRecvError::Closed) => Err(RequestError::Stopped),
         }
@@ -50,12 +58,21 @@ impl Queue {
 
     /// A permit, as soon as there is one.
     pub(crate) fn enter(&self) -> Result<Permit, RequestError> {
+        match self.try_enter() {
+            // All are made: one of them will come back.
+            Err(RequestError::QueueFull { .. }) => {}
+            at_once => return at_once,
+        }
         self.free.recv_blocking().map(|()| self.permit()).map_err(|_| RequestError::Stopped)
     }
 
     /// A permit, as soon as there is one, without blocking a thread.
     #[cfg(feature = "async")]
     pub(crate) async fn entered(&self) -> Result<Permit, RequestError> {
+        match self.try_enter() {
+            Err(RequestError::QueueFull { .. }) => {}
+            at_once => return at_once,
+        }
         self.free.recv().await.map(|()| self.permit()).map_err(|_| RequestError::Stopped)
     }
 

@@ -246,7 +246,9 @@ impl<M: Machine, V: Voice> Core<M, V> {
                 fallbacks.ended += shares.len() as u64;
                 for share in &shares {
                     if let Some(place) = self.place(share.holder) {
-                        self.end(place, Ending::Failed(error.clone()));
+                        // What nobody wants has not failed: it may be stopped for that very reason.
+                        let gone = self.running[place].voice.is_gone();
+                        self.end(place, if gone { Ending::Cancelled } else { Ending::Failed(error.clone()) });
                     }
                 }
                 Vec::new()

@@ -27,6 +27,8 @@ pub(crate) struct Speaker {
     /// Pieces that may wait to be read before it falls silent.
     pub unread: usize,
     pub cancelled: Arc<AtomicBool>,
+    /// Whether everybody's request is cancelled.
+    pub stopping: Arc<AtomicBool>,
     /// Its place among those that wait.
     pub permit: Option<Arc<Permit>>,
     pub submitted: Instant,
@@ -54,7 +56,7 @@ impl Voice for Speaker {
     type Reason = StopReason;
 
     fn is_gone(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
+        self.cancelled.load(Ordering::Relaxed) || self.stopping.load(Ordering::Relaxed)
     }
 
     fn is_full(&self) -> bool {
@@ -82,10 +84,14 @@ impl Voice for Speaker {
             let step = self.stopper.push(token)?;
             Ok::<_, GenerateError>((step.text.to_owned(), step.stop))
         }));
-        let (text, over) = step.map_err(|panic| GenerateError::Panicked { message: message(panic) })??;
+        // Where one panics the token counts, and its text comes with the end.
+        let (piece, result) = match step {
+            Ok(step) => step.map(|(text, over)| (text, Ok(Spoken { token, over })))?,
+            Err(panic) => (String::new(), Err(GenerateError::Panicked { message: message(panic) })),
+        };
         // Whoever listened may be gone: the next step ends it.
-        let _ = self.events.try_send(Event::Piece(Piece { text, token: Some(token), logprobs }));
-        Ok(Spoken { token, over })
+        let _ = self.events.try_send(Event::Piece(Piece { text: piece, token: Some(token), logprobs }));
+        result
     }
 
     fn end(mut self, ending: Ending<StopReason>) {
@@ -119,9 +125,9 @@ fn message(panic: Box<dyn std::any::Any + Send>) -> String {
         (_, Some(text)) => text.clone(),
         _ => "something that is no text".to_owned(),
     };
-    // Its own drop might panic as well.
-    if catch_unwind(AssertUnwindSafe(|| drop(panic))).is_err() {
-        return text;
+    // Its own drop may panic as well, and what it panics with has one again.
+    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        std::mem::forget(another);
     }
     text
 }

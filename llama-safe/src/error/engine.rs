@@ -64,7 +64,7 @@ pub enum RequestError {
     EmptyPrompt,
     /// More tokens than a sequence has room for.
     #[error(
-        "the prompt's {tokens} tokens and one more do not fit into a sequence of {limit}: \
+        "the prompt's {tokens} tokens do not fit into a sequence of {limit}: \
          shorten it, or make the engine with more context_tokens or fewer sequences"
     )]
     PromptTooLong {
