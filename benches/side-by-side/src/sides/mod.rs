@@ -1,0 +1,5 @@
+//! What is measured in this workspace: each side runs orders on a model file.
+
+pub mod batch;
+pub mod c_loop;
+pub mod single;
