@@ -6,6 +6,7 @@
 
 pub mod machine;
 pub mod models;
+pub mod others;
 pub mod process;
 pub mod protocol;
 pub mod report;

@@ -40,6 +40,12 @@ impl Process {
         }
     }
 
+    /// Its number to the system.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Has an order run, and waits for what comes of it.
     ///
     /// # Errors

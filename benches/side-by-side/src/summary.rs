@@ -24,6 +24,8 @@ pub struct Row {
     pub min: f64,
     /// The highest.
     pub max: f64,
+    /// The largest share of the cores' time that other processes had in a turn, 0 to 1: above 0.05 the row is worth nothing.
+    pub others: Option<f64>,
     /// The side that it is compared with.
     pub ratio_to: Option<String>,
     /// The ratio of the medians.
@@ -91,6 +93,7 @@ pub fn rows(measured: &[Measured]) -> Vec<Row> {
                 median: rounded(median(values), 2),
                 min: rounded(min, 2),
                 max: rounded(max, 2),
+                others: one.others.map(|share| rounded(share, 3)),
                 ratio_to: None,
                 ratio: None,
                 ratio_range: None,

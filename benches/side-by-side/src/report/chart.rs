@@ -59,6 +59,8 @@ fn chart(caption: &str, rows: &[&Row]) -> Result<String> {
             .x_label_formatter(&|place| format!("{:.0}", place.exp2()))
             .x_desc("sequences in a batch")
             .y_desc("tokens/s")
+            .label_style(("sans-serif", 15))
+            .axis_desc_style(("sans-serif", 16))
             .y_label_formatter(&|rate| format!("{rate:.0}"))
             .light_line_style(TRANSPARENT)
             .draw()
@@ -84,6 +86,7 @@ fn chart(caption: &str, rows: &[&Row]) -> Result<String> {
         chart
             .configure_series_labels()
             .position(SeriesLabelPosition::UpperLeft)
+            .label_font(("sans-serif", 16))
             .background_style(WHITE.mix(0.8))
             .border_style(TRANSPARENT)
             .draw()

@@ -96,6 +96,7 @@ mod tests {
             model: "135M Q8_0".to_owned(),
             sequences,
             values: [("generation_tokens_per_second".to_owned(), vec![value, value + 2.0, value + 1.0])].into(),
+            others: Some(0.01),
             compared: 3 * sequences as usize,
             different: usize::from(side == "peer"),
         };

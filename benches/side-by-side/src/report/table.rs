@@ -65,6 +65,11 @@ fn table(rows: &[&Row]) -> String {
         };
         text += &line(side, widths.iter().map(cell));
     }
+    let others = |width: &u32| {
+        let share = rows.iter().filter(|row| row.sequences == *width).filter_map(|row| row.others).reduce(f64::max);
+        share.map_or(String::new(), |share| format!("{:.0} %", share * 100.0))
+    };
+    text += &line("most that others had of the cores", widths.iter().map(others));
     for other in distinct(rows.iter().filter_map(|row| row.ratio_to.as_deref())) {
         let cell = |width: &u32| {
             let row = rows
@@ -111,6 +116,7 @@ mod tests {
             "| batch | 50 (49 to 51) × 0.500 | 200 (199 to 201) × 1.000 |",
             "| peer |  | 100 (99 to 101) × 0.500 |",
             "| **batch / peer** |  | × 2.000",
+            "| most that others had of the cores | 1 % | 1 % |",
             "- peer: 1 of 24",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
