@@ -41,6 +41,9 @@ struct Arguments {
     /// Leaves llama-cpp-2 out, which takes minutes to build.
     #[arg(long)]
     without_peers: bool,
+    /// llama.cpp's own benchmark as one more side: where its binary is.
+    #[arg(long, value_name = "PROGRAM")]
+    llama_batched_bench: Option<PathBuf>,
     /// One more side: a program that is given a model file, and orders on its standard input.
     #[arg(long = "side", value_name = "NAME=PROGRAM")]
     sides: Vec<String>,
@@ -101,6 +104,9 @@ fn sides(arguments: &Arguments, target: &Path) -> Result<Vec<Side>> {
     if !arguments.quick && !arguments.without_peers {
         note("building llama-cpp-2, if it is not there yet");
         sides.extend(roster::llama_cpp_2(target)?);
+    }
+    if let Some(program) = &arguments.llama_batched_bench {
+        sides.push(roster::batched_bench(program)?);
     }
     for text in &arguments.sides {
         let side = roster::external(text)?;

@@ -37,10 +37,12 @@ fn of_system(text: &str) -> Option<(u64, u64)> {
     Some((user + nice + system + interrupts + soft + stolen, idle + waiting))
 }
 
-/// Ticks in user and system mode. The name before them, in brackets, may hold anything.
+/// Ticks in user and system mode, of the process and of its children that have ended. The name before them, in brackets, may hold
+/// anything.
 fn of_process(text: &str) -> Option<u64> {
-    let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(11);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+    let fields = text.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let ticks: Vec<u64> = fields.take(4).map_while(|number| number.parse().ok()).collect();
+    (ticks.len() == 4).then(|| ticks.iter().sum())
 }
 
 #[cfg(test)]
@@ -51,7 +53,7 @@ mod tests {
     fn counters_are_read() {
         assert_eq!(of_system("cpu  10 1 4 100 5 2 3 7 0 0\ncpu0 1 1 1 1 1 1 1 1\n"), Some((27, 105)));
         assert_eq!(of_system("cpu  10 1\n"), None);
-        assert_eq!(of_process("7 (a ) b) S 1 1 1 0 -1 0 0 0 0 0 30 12 0 0 20"), Some(42));
+        assert_eq!(of_process("7 (a ) b) S 1 1 1 0 -1 0 0 0 0 0 30 12 5 3 20"), Some(50));
         assert_eq!(of_process("7 S 1"), None);
     }
 

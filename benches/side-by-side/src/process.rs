@@ -55,7 +55,8 @@ impl Process {
         let orders = self.orders.as_mut().context("its input")?;
         writeln!(orders, "{}", serde_json::to_string(order)?).context("giving an order")?;
         let answer: Answer = serde_json::from_str(&read(&mut self.answers)?).context("an answer")?;
-        if answer.outputs.len() != order.requests.len() {
+        // A side may not tell what it generated.
+        if !answer.outputs.is_empty() && answer.outputs.len() != order.requests.len() {
             bail!("{} outputs for {} requests", answer.outputs.len(), order.requests.len());
         }
         Ok(answer)

@@ -44,7 +44,7 @@ pub struct Request {
 pub struct Answer {
     /// Numbers by name; tokens/s are named `.._tokens_per_second`.
     pub metrics: BTreeMap<String, f64>,
-    /// The tokens that were generated, a list for each request.
+    /// The tokens that were generated, a list for each request; no list at all where the side does not tell.
     pub outputs: Vec<Vec<i32>>,
 }
 

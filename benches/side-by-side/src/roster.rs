@@ -44,8 +44,7 @@ const SINGLE_REQUESTS: usize = 4;
 ///
 /// Where this program does not know where it is.
 pub fn ours() -> Result<Vec<Side>> {
-    let program = env::current_exe().context("where this program is")?;
-    let side = program.with_file_name(format!("side{}", env::consts::EXE_SUFFIX));
+    let side = side_program()?;
     let row = |name: &str, most_requests, same_tokens| Side {
         name: name.to_owned(),
         program: vec![side.clone().into(), name.into()],
@@ -53,6 +52,25 @@ pub fn ours() -> Result<Vec<Side>> {
         same_tokens,
     };
     Ok(vec![row(REFERENCE, None, true), row(OURS, None, true), row("single", Some(SINGLE_REQUESTS), false)])
+}
+
+fn side_program() -> Result<PathBuf> {
+    let program = env::current_exe().context("where this program is")?;
+    Ok(program.with_file_name(format!("side{}", env::consts::EXE_SUFFIX)))
+}
+
+/// llama.cpp's own benchmark.
+///
+/// # Errors
+///
+/// Where this program does not know where it is.
+pub fn batched_bench(program: &Path) -> Result<Side> {
+    Ok(Side {
+        name: "llama-batched-bench".to_owned(),
+        program: vec![side_program()?.into(), "batched-bench".into(), program.into()],
+        most_requests: None,
+        same_tokens: false,
+    })
 }
 
 /// llama-cpp-2, built in release mode: with its default features as cargo builds it, and with what makes it fastest on a CPU.

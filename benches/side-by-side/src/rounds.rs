@@ -80,7 +80,7 @@ pub fn measure(
                 }
                 if side.name == REFERENCE {
                     wanted = Some(answer.outputs);
-                } else if let Some(wanted) = &wanted {
+                } else if let Some(wanted) = wanted.as_ref().filter(|_| !answer.outputs.is_empty()) {
                     row.compared += answer.outputs.len();
                     row.different += different(&answer.outputs, wanted);
                 }
