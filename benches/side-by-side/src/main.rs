@@ -44,6 +44,9 @@ struct Arguments {
     /// llama.cpp's own benchmark as one more side: where its binary is.
     #[arg(long, value_name = "PROGRAM")]
     llama_batched_bench: Option<PathBuf>,
+    /// llama.cpp's server as one more side: where its binary is.
+    #[arg(long, value_name = "PROGRAM")]
+    llama_server: Option<PathBuf>,
     /// One more side: a program that is given a model file, and orders on its standard input.
     #[arg(long = "side", value_name = "NAME=PROGRAM")]
     sides: Vec<String>,
@@ -106,7 +109,10 @@ fn sides(arguments: &Arguments, target: &Path) -> Result<Vec<Side>> {
         sides.extend(roster::llama_cpp_2(target)?);
     }
     if let Some(program) = &arguments.llama_batched_bench {
-        sides.push(roster::batched_bench(program)?);
+        sides.push(roster::llama_cpp_program("batched-bench", program)?);
+    }
+    if let Some(program) = &arguments.llama_server {
+        sides.push(roster::llama_cpp_program("server", program)?);
     }
     for text in &arguments.sides {
         let side = roster::external(text)?;

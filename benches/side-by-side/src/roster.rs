@@ -59,15 +59,15 @@ fn side_program() -> Result<PathBuf> {
     Ok(program.with_file_name(format!("side{}", env::consts::EXE_SUFFIX)))
 }
 
-/// llama.cpp's own benchmark.
+/// A program of llama.cpp's own whose binary the user has: `batched-bench` or `server`, called `llama-..` in tables.
 ///
 /// # Errors
 ///
 /// Where this program does not know where it is.
-pub fn batched_bench(program: &Path) -> Result<Side> {
+pub fn llama_cpp_program(kind: &str, program: &Path) -> Result<Side> {
     Ok(Side {
-        name: "llama-batched-bench".to_owned(),
-        program: vec![side_program()?.into(), "batched-bench".into(), program.into()],
+        name: format!("llama-{kind}"),
+        program: vec![side_program()?.into(), kind.into(), program.into()],
         most_requests: None,
         same_tokens: false,
     })

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use llama_safe::{Model, ModelParams, llama_cpp_version};
 use side_by_side::protocol::serve;
-use side_by_side::sides::{batch, batched_bench, c_loop::CLoop, single};
+use side_by_side::sides::{batch, batched_bench, c_loop::CLoop, server, single};
 
 #[derive(Parser)]
 struct Arguments {
@@ -24,6 +24,8 @@ enum Side {
     CLoop { model: PathBuf },
     /// llama.cpp's own benchmark.
     BatchedBench { program: PathBuf, model: PathBuf },
+    /// llama.cpp's server.
+    Server { program: PathBuf, model: PathBuf },
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -38,6 +40,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         Side::BatchedBench { program, model } => {
             serve("llama-batched-bench, as it was given", |order| batched_bench::run(&program, &model, order))
+        }
+        Side::Server { program, model } => {
+            serve("llama-server, as it was given", |order| server::run(&program, &model, order))
         }
     }
 }

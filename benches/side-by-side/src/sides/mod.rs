@@ -3,4 +3,5 @@
 pub mod batch;
 pub mod batched_bench;
 pub mod c_loop;
+pub mod server;
 pub mod single;
