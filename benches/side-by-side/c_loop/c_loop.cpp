@@ -16,18 +16,22 @@ double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// The likeliest token, the lowest of equal ones. The highest logit of each block is found with vectors; only the block that
-// has the highest of all is looked at number by number.
+// The highest of some logits: a loop that compilers turn into vector instructions.
+float highest_of(const float *logits, int32_t count) {
+    float most = logits[0];
+    for (int32_t i = 0; i < count; i++) {
+        most = logits[i] > most ? logits[i] : most;
+    }
+    return most;
+}
+
+// The likeliest token, the lowest of equal ones. Only the block that has the highest logit of all is looked at number by number.
 int32_t best(const float *logits, int32_t count) {
     constexpr int32_t BLOCK = 128;
     float most = logits[0];
     int32_t block = 0;
     for (int32_t start = 0; start < count; start += BLOCK) {
-        const int32_t end = std::min(start + BLOCK, count);
-        float highest = logits[start];
-        for (int32_t i = start; i < end; i++) {
-            highest = std::max(highest, logits[i]);
-        }
+        const float highest = highest_of(logits + start, std::min(BLOCK, count - start));
         if (highest > most) {
             most = highest;
             block = start;
