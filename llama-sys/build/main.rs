@@ -30,6 +30,8 @@ fn run() -> Result<(), String> {
     config.watch_inputs();
     let source = source::find(&config)?;
     println!("cargo::rustc-env=LLAMA_CPP_SOURCE={}", source.display());
+    // For build scripts of packages that compile C or C++ against the same headers: DEP_LLAMA_CPP_SOURCE.
+    println!("cargo::metadata=source={}", source.display());
     let tree = native::Tree::open(&config, &source)?;
     if !config.documentation_only {
         native::build(&config, &source, &tree);

@@ -1,5 +1,5 @@
-//! `cargo xtask`: what a fresh clone needs, in one command each. It sets up what the build needs, runs the demo, and runs
-//! every check of the project.
+//! `cargo xtask`: what a fresh clone needs, in one command each. It sets up what the build needs, runs the demo, runs
+//! every check of the project, and measures.
 
 mod architectures;
 mod asan;
@@ -7,10 +7,10 @@ mod cargo;
 mod checks;
 mod coverage;
 mod crash_report;
-mod demo;
 mod fuzz;
 mod leaks;
 mod ninja;
+mod program;
 mod progress;
 mod setup;
 mod soak;
@@ -50,6 +50,16 @@ enum Task {
     #[command(disable_help_flag = true)]
     Demo {
         /// Options of the demo.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+        arguments: Vec<OsString>,
+    },
+    /// Measure beside the C API and other libraries, in interleaved rounds, and write docs/performance/.
+    ///
+    /// Builds in release mode, llama-cpp-2 included, and then does nothing but measure: for about half an hour, or for less than five
+    /// minutes with --quick. `cargo xtask bench --help` lists the options.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Options of the benchmark.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
         arguments: Vec<OsString>,
     },
@@ -132,7 +142,8 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Setup => setup::run(),
-        Task::Demo { arguments } => demo::run(&arguments),
+        Task::Demo { arguments } => program::run("demo", &arguments),
+        Task::Bench { arguments } => program::run("side-by-side", &arguments),
         Task::Test => checks::run(),
         Task::CrashReport => crash_report::run(),
         Task::Leaks => leaks::run(),

@@ -1,0 +1,162 @@
+//! The runner. `cargo xtask bench` builds it and hands its options on.
+
+use std::env;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use side_by_side::machine::{self, Header};
+use side_by_side::models::BenchModel;
+use side_by_side::report::Report;
+use side_by_side::roster::{self, Side};
+use side_by_side::rounds::{self, Measured};
+use side_by_side::{summary, workload};
+
+/// Measures this library beside the C API and beside llama-cpp-2, in interleaved rounds.
+///
+/// Writes JSON, tables (.md) and charts (.svg), and prints the tables. A machine that does nothing else is needed: llama.cpp's threads
+/// wait for each other by spinning.
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+struct Arguments {
+    /// The core of it in less than five minutes: batch API, single inference and C loop, 135M Q8_0, 1, 2 and 8 sequences.
+    #[arg(long)]
+    quick: bool,
+    /// The JSON; tables and charts lie beside it. docs/performance/bench.json if nothing is said, with --quick in the target directory.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Rounds: in each, every side has one turn with every workload.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Threads that each side computes with: as many as there are cores, if nothing is said.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    threads: Option<u32>,
+    /// Which models.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    models: Vec<BenchModel>,
+    /// How many sequences.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=256))]
+    sequences: Vec<u32>,
+    /// Leaves llama-cpp-2 out, which takes minutes to build.
+    #[arg(long)]
+    without_peers: bool,
+    /// llama.cpp's own benchmark as one more side: where its binary is.
+    #[arg(long, value_name = "PROGRAM")]
+    llama_batched_bench: Option<PathBuf>,
+    /// llama.cpp's server as one more side: where its binary is.
+    #[arg(long, value_name = "PROGRAM")]
+    llama_server: Option<PathBuf>,
+    /// One more side: a program that is given a model file, and orders on its standard input.
+    #[arg(long = "side", value_name = "NAME=PROGRAM")]
+    sides: Vec<String>,
+    /// Measures nothing: tables and charts anew from the JSON that is there.
+    #[arg(long)]
+    redraw: bool,
+}
+
+/// The models that are measured if nothing is said, each with its numbers of sequences.
+const FULL: [(BenchModel, &[u32]); 3] = [
+    (BenchModel::M135Q8, &[1, 2, 4, 8, 16, 32]),
+    (BenchModel::M135Q4, &[1, 2, 4, 8, 16, 32]),
+    (BenchModel::M500Q4, &[1, 2, 4, 8]),
+];
+const QUICK: [(BenchModel, &[u32]); 1] = [(BenchModel::M135Q8, &[1, 2, 8])];
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let target = target()?;
+    let out = match (&arguments.out, arguments.quick) {
+        (Some(path), _) => path.clone(),
+        (None, true) => target.join("bench/quick.json"),
+        (None, false) => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/performance/bench.json"),
+    };
+    let report = if arguments.redraw { Report::read(&out)? } else { measure(&arguments, &target)? };
+    for path in report.write(&out)? {
+        note(&format!("wrote {}", path.display()));
+    }
+    io::stdout().write_all(report.tables().as_bytes()).context("writing to standard output")
+}
+
+fn measure(arguments: &Arguments, target: &Path) -> Result<Report> {
+    let sides = sides(arguments, target)?;
+    let plan = plan(arguments);
+    let mut files = Vec::with_capacity(plan.len());
+    for (model, _) in &plan {
+        note(&format!("writing the model {}", model.name()));
+        files.push(model.write(&target.join("bench"))?);
+    }
+    let threads = arguments.threads.unwrap_or_else(|| u32::try_from(machine::cores()).unwrap_or(1));
+    let mut header = Header::before(command(), threads, arguments.rounds);
+    warn(header.load_before, header.cores);
+
+    let mut measured: Vec<Measured> = Vec::new();
+    for ((model, widths), file) in plan.iter().zip(&files) {
+        let orders: Vec<_> =
+            widths.iter().map(|width| workload::uniform(model.vocabulary(), *width, threads)).collect();
+        let done = rounds::measure(&sides, (model.name(), file), &orders, arguments.rounds, note)?;
+        measured.extend(done.rows);
+        header.versions.extend(done.versions);
+    }
+    header.load_after = machine::load();
+    Ok(Report { header, rows: summary::rows(&measured), differences: summary::differences(&measured) })
+}
+
+fn sides(arguments: &Arguments, target: &Path) -> Result<Vec<Side>> {
+    let mut sides = roster::ours()?;
+    if !arguments.quick && !arguments.without_peers {
+        note("building llama-cpp-2, if it is not there yet");
+        sides.extend(roster::llama_cpp_2(target)?);
+    }
+    if let Some(program) = &arguments.llama_batched_bench {
+        sides.push(roster::llama_cpp_program("batched-bench", program)?);
+    }
+    if let Some(program) = &arguments.llama_server {
+        sides.push(roster::llama_cpp_program("server", program)?);
+    }
+    for text in &arguments.sides {
+        let side = roster::external(text)?;
+        if sides.iter().any(|other| other.name == side.name) {
+            bail!("there is a side {} already", side.name);
+        }
+        sides.push(side);
+    }
+    Ok(sides)
+}
+
+fn plan(arguments: &Arguments) -> Vec<(BenchModel, Vec<u32>)> {
+    let usual: &[(BenchModel, &[u32])] = if arguments.quick { &QUICK } else { &FULL };
+    let widths_of = |model: BenchModel| {
+        let widths = usual.iter().find(|(usual, _)| *usual == model).map_or(QUICK[0].1, |(_, widths)| widths);
+        if arguments.sequences.is_empty() { widths.to_vec() } else { arguments.sequences.clone() }
+    };
+    let models: Vec<BenchModel> = match arguments.models.as_slice() {
+        [] => usual.iter().map(|(model, _)| *model).collect(),
+        some => some.to_vec(),
+    };
+    models.into_iter().map(|model| (model, widths_of(model))).collect()
+}
+
+/// The target directory, from where this program lies: cargo marks its root.
+fn target() -> Result<PathBuf> {
+    let program = env::current_exe().context("where this program is")?;
+    let marked = program.ancestors().filter(|folder| folder.join("CACHEDIR.TAG").is_file()).last();
+    let folder = marked.or_else(|| program.parent()?.parent()).context("this program is not in a target directory")?;
+    Ok(folder.to_path_buf())
+}
+
+fn command() -> String {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    ["cargo xtask bench"].into_iter().map(str::to_owned).chain(arguments).collect::<Vec<_>>().join(" ")
+}
+
+fn warn(load: Option<f64>, cores: usize) {
+    if let Some(load) = load.filter(|load| *load > cores as f64 / 2.0) {
+        note(&format!("the load average is {load}: beside other work these figures are worth nothing"));
+    }
+}
+
+/// A line on standard error. A closed one is no reason to stop.
+fn note(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}

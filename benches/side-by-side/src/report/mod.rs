@@ -1,0 +1,137 @@
+//! What is left of a run: JSON, tables, charts.
+
+mod chart;
+mod table;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::machine::Header;
+use crate::summary::{Difference, Row};
+
+/// Everything that is known of a run. `bench.json` is this.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// When, where, with what.
+    pub header: Header,
+    /// What was measured.
+    pub rows: Vec<Row>,
+    /// Outputs that differ from the reference's.
+    pub differences: Vec<Difference>,
+}
+
+impl Report {
+    /// A report that was written before.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read, or is none.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is no report", path.display()))
+    }
+
+    /// Writes the JSON to `path`, the tables beside it as `.md`, and a chart for each model and rate as `.svg`. Returns the files.
+    ///
+    /// # Errors
+    ///
+    /// What the file system reports.
+    pub fn write(&self, path: &Path) -> Result<Vec<PathBuf>> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        let mut files = Vec::new();
+        let mut put = |path: PathBuf, text: String| {
+            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+            files.push(path);
+            anyhow::Ok(())
+        };
+        put(path.to_owned(), serde_json::to_string_pretty(self)? + "\n")?;
+        put(path.with_extension("md"), self.tables())?;
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        for (name, svg) in chart::all(&self.rows)? {
+            put(folder.join(format!("{stem}-{name}.svg")), svg)?;
+        }
+        Ok(files)
+    }
+
+    /// The tables in Markdown.
+    #[must_use]
+    pub fn tables(&self) -> String {
+        table::all(self)
+    }
+}
+
+/// Values in the order in which they come first.
+fn distinct<'a, T: PartialEq + Copy>(values: impl Iterator<Item = T> + 'a) -> Vec<T> {
+    let mut seen = Vec::new();
+    for value in values {
+        if !seen.contains(&value) {
+            seen.push(value);
+        }
+    }
+    seen
+}
+
+/// A metric as people read it: `generation_tokens_per_second` is "generation, tokens/s".
+fn title(metric: &str) -> String {
+    match metric.strip_suffix("_tokens_per_second") {
+        Some(part) => format!("{part}, tokens/s"),
+        None => metric.replace('_', " "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rounds::Measured;
+    use crate::summary;
+
+    pub fn report() -> Report {
+        let measured = |side: &str, sequences, value: f64| Measured {
+            side: side.to_owned(),
+            workload: "uniform".to_owned(),
+            model: "135M Q8_0".to_owned(),
+            sequences,
+            values: [("generation_tokens_per_second".to_owned(), vec![value, value + 2.0, value + 1.0])].into(),
+            others: Some(0.01),
+            compared: 3 * sequences as usize,
+            different: usize::from(side == "peer"),
+        };
+        let all = [
+            measured("c-loop", 1, 99.0),
+            measured("c-loop", 8, 199.0),
+            measured("batch", 1, 49.0),
+            measured("batch", 8, 199.0),
+            measured("peer", 8, 99.0),
+        ];
+        let header = Header::before("cargo xtask bench".into(), 2, 3);
+        Report { header, rows: summary::rows(&all), differences: summary::differences(&all) }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_with_tables_and_charts_beside_it() {
+        let folder = std::env::temp_dir().join(format!("side-by-side-{}", std::process::id()));
+        let path = folder.join("bench.json");
+        let files = report().write(&path).unwrap();
+        let names: Vec<_> = files.iter().filter_map(|file| file.file_name()?.to_str()).collect();
+        assert_eq!(names, ["bench.json", "bench.md", "bench-135m-q8_0-generation.svg"]);
+        assert_eq!(Report::read(&path).unwrap(), report_with_date(&path));
+        assert!(Report::read(&files[1]).is_err());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    /// The same report; its date and load are the file's.
+    fn report_with_date(path: &Path) -> Report {
+        let header = Report::read(path).unwrap().header;
+        Report { header, ..report() }
+    }
+
+    #[test]
+    fn titles() {
+        assert_eq!(title("prefill_tokens_per_second"), "prefill, tokens/s");
+        assert_eq!(title("first_token_p50_ms"), "first token p50 ms");
+    }
+}

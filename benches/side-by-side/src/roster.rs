@@ -1,0 +1,144 @@
+//! Which sides there are, and how each is started. A new one is a row here: a program that speaks the [protocol](crate::protocol).
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// The side that the others are held against.
+pub const REFERENCE: &str = "c-loop";
+/// The side that is this library as it is to be used.
+pub const OURS: &str = "batch";
+
+/// A side: its name, and the program with the arguments that come before the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Side {
+    /// As tables call it.
+    pub name: String,
+    /// Program and arguments.
+    pub program: Vec<OsString>,
+    /// It takes no more requests of an order than this: one that computes them one after the other is as fast with few as with many.
+    pub most_requests: Option<usize>,
+    /// Its tokens have to be those of [`REFERENCE`]: it calls the same kernels with the same batches.
+    pub same_tokens: bool,
+}
+
+impl Side {
+    /// The process on a model.
+    #[must_use]
+    pub fn command(&self, model: &Path) -> Command {
+        let mut command = Command::new(&self.program[0]);
+        command.args(&self.program[1..]).arg(model);
+        command
+    }
+}
+
+/// Requests that the side without batching computes, at most.
+const SINGLE_REQUESTS: usize = 4;
+
+/// The sides of this workspace, the reference first. Their program lies beside this one.
+///
+/// # Errors
+///
+/// Where this program does not know where it is.
+pub fn ours() -> Result<Vec<Side>> {
+    let side = side_program()?;
+    let row = |name: &str, most_requests, same_tokens| Side {
+        name: name.to_owned(),
+        program: vec![side.clone().into(), name.into()],
+        most_requests,
+        same_tokens,
+    };
+    Ok(vec![row(REFERENCE, None, true), row(OURS, None, true), row("single", Some(SINGLE_REQUESTS), false)])
+}
+
+fn side_program() -> Result<PathBuf> {
+    let program = env::current_exe().context("where this program is")?;
+    Ok(program.with_file_name(format!("side{}", env::consts::EXE_SUFFIX)))
+}
+
+/// A program of llama.cpp's own whose binary the user has: `batched-bench` or `server`, called `llama-..` in tables.
+///
+/// # Errors
+///
+/// Where this program does not know where it is.
+pub fn llama_cpp_program(kind: &str, program: &Path) -> Result<Side> {
+    Ok(Side {
+        name: format!("llama-{kind}"),
+        program: vec![side_program()?.into(), kind.into(), program.into()],
+        most_requests: None,
+        same_tokens: false,
+    })
+}
+
+/// llama-cpp-2, built in release mode: with its default features as cargo builds it, and with what makes it fastest on a CPU.
+///
+/// # Errors
+///
+/// Where cargo fails.
+pub fn llama_cpp_2(target: &Path) -> Result<Vec<Side>> {
+    let default = peer(target, "llama-cpp-2", &[], None)?;
+    let native = peer(target, "llama-cpp-2-native", &["--no-default-features"], Some("-C target-cpu=native"))?;
+    Ok(vec![default, native])
+}
+
+/// Builds the program in `benches/llama-cpp-2` into a target directory of its own.
+fn peer(target: &Path, name: &str, arguments: &[&str], rustflags: Option<&str>) -> Result<Side> {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("../llama-cpp-2");
+    let target = target.join("peers").join(name);
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(&package).args(["build", "--release", "--locked", "--quiet"]).args(arguments);
+    cargo.env("CARGO_TARGET_DIR", &target).env_remove("RUSTFLAGS");
+    if let Some(flags) = rustflags {
+        cargo.env("RUSTFLAGS", flags);
+    }
+    let status = cargo.status().context("starting cargo")?;
+    if !status.success() {
+        bail!("building {name}: {status}");
+    }
+    let program = target.join("release").join(format!("llama-cpp-2-side{}", env::consts::EXE_SUFFIX));
+    Ok(Side { name: name.to_owned(), program: vec![program.into()], most_requests: None, same_tokens: false })
+}
+
+/// A side from outside, as `NAME=PROGRAM`.
+///
+/// # Errors
+///
+/// Text of another form.
+pub fn external(text: &str) -> Result<Side> {
+    match text.split_once('=') {
+        Some((name, program)) if !name.is_empty() && !program.is_empty() => Ok(Side {
+            name: name.to_owned(),
+            program: vec![PathBuf::from(program).into()],
+            most_requests: None,
+            same_tokens: false,
+        }),
+        _ => bail!("a side is NAME=PROGRAM, not {text:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sides_from_outside_have_a_name_and_a_program() {
+        let side = external("engine=/opt/engine").unwrap();
+        assert_eq!(side.name, "engine");
+        let command = side.command(Path::new("m.gguf"));
+        assert_eq!(command.get_program(), "/opt/engine");
+        assert_eq!(command.get_args().collect::<Vec<_>>(), ["m.gguf"]);
+        for bad in ["engine", "=program", "engine="] {
+            assert!(external(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_reference_comes_first() {
+        let sides = ours().unwrap();
+        assert_eq!(sides[0].name, REFERENCE);
+        assert!(sides.iter().any(|side| side.name == OURS && side.same_tokens));
+    }
+}

@@ -1,0 +1,193 @@
+//! llama.cpp's server, whose binary the user has: a slot for each request at a time, and as many clients.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::protocol::{Answer, Order, Request, cells};
+
+/// So long may a server take to load a model.
+const START: Duration = Duration::from_secs(120);
+
+/// A running server. It ends with this value.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What it answers to a request.
+#[derive(Deserialize)]
+struct Completion {
+    tokens: Vec<i32>,
+}
+
+/// Runs an order on a server of its own. Prompts and generation overlap there, so that the one number is tokens/s of both.
+///
+/// # Errors
+///
+/// A program that does not start, or does not answer as expected.
+pub fn run(program: &Path, model: &Path, order: &Order) -> Result<Answer, Box<dyn Error>> {
+    let server = Server::start(program, model, order)?;
+    // Threads are awake and memory is there before the clock runs.
+    server.complete(&Request { prompt: vec![3; 16], generate: 2 })?;
+
+    let left: Mutex<Vec<usize>> = Mutex::new((0..order.requests.len()).rev().collect());
+    let next = || left.lock().ok()?.pop();
+    let client = || -> Result<Vec<(usize, Vec<i32>)>, String> {
+        let mut done = Vec::new();
+        while let Some(index) = next() {
+            done.push((index, server.complete(&order.requests[index]).map_err(|error| error.to_string())?));
+        }
+        Ok(done)
+    };
+    let started = Instant::now();
+    let done: Result<Vec<_>, String> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..order.concurrent).map(|_| scope.spawn(client)).collect();
+        clients.into_iter().map(|client| client.join().unwrap_or_else(|_| Err("a client failed".to_owned()))).collect()
+    });
+    let time = started.elapsed();
+
+    let mut outputs = vec![Vec::new(); order.requests.len()];
+    for (index, output) in done?.into_iter().flatten() {
+        outputs[index] = output;
+    }
+    // As the other sides count: a request's first token comes with its prompt.
+    let tokens: usize = order.requests.iter().map(|request| request.prompt.len() + request.generate as usize - 1).sum();
+    let metrics = BTreeMap::from([("total_tokens_per_second".to_owned(), tokens as f64 / time.as_secs_f64())]);
+    Ok(Answer { metrics, outputs })
+}
+
+impl Server {
+    fn start(program: &Path, model: &Path, order: &Order) -> Result<Self, Box<dyn Error>> {
+        // A port that is free now; the server takes it a moment later.
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let numbers = [
+            ("--port", u32::from(address.port())),
+            ("-np", order.concurrent),
+            ("-c", order.concurrent * cells(order)),
+            ("-t", order.threads),
+            ("-tb", order.threads),
+            ("-b", 2048),
+            ("-ub", 512),
+        ];
+        let mut command = Command::new(program);
+        command.arg("-m").arg(model).args(["--host", "127.0.0.1", "--no-webui", "--no-kv-unified"]);
+        for (option, number) in numbers {
+            command.args([option, &number.to_string()]);
+        }
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let mut server = Self { child, address };
+        let started = Instant::now();
+        while exchange(address, "GET", "/health", "").is_err() {
+            if let Some(status) = server.child.try_wait()? {
+                return Err(format!("{}: {status}", program.display()).into());
+            }
+            if started.elapsed() > START {
+                return Err(format!("{} is not ready after {} s", program.display(), START.as_secs()).into());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(server)
+    }
+
+    /// The tokens that it generates: greedy, without an end, the prompt computed anew.
+    fn complete(&self, request: &Request) -> Result<Vec<i32>, Box<dyn Error>> {
+        let body = json!({
+            "prompt": request.prompt,
+            "n_predict": request.generate,
+            "temperature": 0.0,
+            "ignore_eos": true,
+            "cache_prompt": false,
+            "return_tokens": true,
+        });
+        let completion: Completion =
+            serde_json::from_str(&exchange(self.address, "POST", "/completion", &body.to_string())?)?;
+        Ok(completion.tokens)
+    }
+}
+
+/// One request in HTTP 1.0, so that the answer is whole when the connection is closed.
+fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> Result<String, Box<dyn Error>> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    if status != "200" {
+        return Err(format!("{path}: status {status}: {body}").into());
+    }
+    Ok(body.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers one request with these bytes; gives its address, and at the end what it was asked.
+    fn answering(answer: &'static str) -> (SocketAddr, thread::JoinHandle<String>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = Vec::new();
+            let mut buffer = [0; 1024];
+            while !asked.ends_with(b"{\"a\":1}") {
+                let count = stream.read(&mut buffer).unwrap();
+                asked.extend_from_slice(&buffer[..count]);
+            }
+            stream.write_all(answer.as_bytes()).unwrap();
+            String::from_utf8(asked).unwrap()
+        });
+        (address, server)
+    }
+
+    #[test]
+    fn an_answer_is_what_stands_behind_its_head() {
+        let (address, server) = answering("HTTP/1.1 200 OK\r\nServer: x\r\n\r\n{\"tokens\":[7,8]}");
+        let body = exchange(address, "POST", "/completion", "{\"a\":1}").unwrap();
+        assert_eq!(serde_json::from_str::<Completion>(&body).unwrap().tokens, [7, 8]);
+        assert!(server.join().unwrap().contains("Content-Length: 7\r\n\r\n"));
+    }
+
+    #[test]
+    fn what_is_no_success_is_an_error() {
+        for (answer, said) in
+            [("HTTP/1.1 503 Service Unavailable\r\n\r\nloading", "status 503: loading"), ("HTTP/1.1", "no answer")]
+        {
+            let (address, server) = answering(answer);
+            let error = exchange(address, "POST", "/completion", "{\"a\":1}").unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+            server.join().unwrap();
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_program_that_ends_is_an_error() {
+        let order = crate::workload::uniform(512, 2, 1);
+        let error = run(Path::new("false"), Path::new("m.gguf"), &order).unwrap_err().to_string();
+        assert!(error.contains("exit status: 1"), "{error}");
+    }
+}
