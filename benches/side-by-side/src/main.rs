@@ -47,6 +47,12 @@ struct Arguments {
     /// llama.cpp's server as one more side: where its binary is.
     #[arg(long, value_name = "PROGRAM")]
     llama_server: Option<PathBuf>,
+    /// Leaves out the workloads in which more requests come than run at a time.
+    #[arg(long)]
+    only_uniform: bool,
+    /// Only these sides of those that there are.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
     /// One more side: a program that is given a model file, and orders on its standard input.
     #[arg(long = "side", value_name = "NAME=PROGRAM")]
     sides: Vec<String>,
@@ -61,6 +67,7 @@ const FULL: [(BenchModel, &[u32]); 3] = [
     (BenchModel::M135Q4, &[1, 2, 4, 8, 16, 32]),
     (BenchModel::M500Q4, &[1, 2, 4, 8]),
 ];
+const QUICK_SIDES: [&str; 3] = ["c-loop", "batch", "single"];
 const QUICK: [(BenchModel, &[u32]); 1] = [(BenchModel::M135Q8, &[1, 2, 8])];
 
 fn main() -> Result<()> {
@@ -92,8 +99,11 @@ fn measure(arguments: &Arguments, target: &Path) -> Result<Report> {
 
     let mut measured: Vec<Measured> = Vec::new();
     for ((model, widths), file) in plan.iter().zip(&files) {
-        let orders: Vec<_> =
-            widths.iter().map(|width| workload::uniform(model.vocabulary(), *width, threads)).collect();
+        let vocabulary = model.vocabulary();
+        let mut orders: Vec<_> = widths.iter().map(|width| workload::uniform(vocabulary, *width, threads)).collect();
+        if !arguments.quick && !arguments.only_uniform {
+            orders.extend([workload::load(vocabulary, threads), workload::shared(vocabulary, threads)]);
+        }
         let done = rounds::measure(&sides, (model.name(), file), &orders, arguments.rounds, note)?;
         measured.extend(done.rows);
         header.versions.extend(done.versions);
@@ -114,6 +124,9 @@ fn sides(arguments: &Arguments, target: &Path) -> Result<Vec<Side>> {
     if let Some(program) = &arguments.llama_server {
         sides.push(roster::llama_cpp_program("server", program)?);
     }
+    if arguments.quick {
+        sides.retain(|side| QUICK_SIDES.contains(&side.name.as_str()));
+    }
     for text in &arguments.sides {
         let side = roster::external(text)?;
         if sides.iter().any(|other| other.name == side.name) {
@@ -121,6 +134,10 @@ fn sides(arguments: &Arguments, target: &Path) -> Result<Vec<Side>> {
         }
         sides.push(side);
     }
+    if let Some(unknown) = arguments.only.iter().find(|name| sides.iter().all(|side| side.name != **name)) {
+        bail!("there is no side {unknown}");
+    }
+    sides.retain(|side| arguments.only.is_empty() || arguments.only.contains(&side.name));
     Ok(sides)
 }
 

@@ -7,10 +7,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::protocol::Order;
+
 /// The side that the others are held against.
 pub const REFERENCE: &str = "c-loop";
-/// The side that is this library as it is to be used.
-pub const OURS: &str = "batch";
+/// The side that the others are held against where more requests come than run at a time.
+pub const SERVED_REFERENCE: &str = "single";
+/// The sides that are this library as it is to be used.
+pub const OURS: [&str; 2] = ["batch", "engine"];
 
 /// A side: its name, and the program with the arguments that come before the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,11 +25,19 @@ pub struct Side {
     pub program: Vec<OsString>,
     /// It takes no more requests of an order than this: one that computes them one after the other is as fast with few as with many.
     pub most_requests: Option<usize>,
+    /// Whether it takes more requests than run at a time.
+    pub queues: bool,
     /// Its tokens have to be those of [`REFERENCE`]: it calls the same kernels with the same batches.
     pub same_tokens: bool,
 }
 
 impl Side {
+    /// Whether it is asked for an order.
+    #[must_use]
+    pub fn takes(&self, order: &Order) -> bool {
+        self.queues || !is_served(order)
+    }
+
     /// The process on a model.
     #[must_use]
     pub fn command(&self, model: &Path) -> Command {
@@ -33,6 +45,18 @@ impl Side {
         command.args(&self.program[1..]).arg(model);
         command
     }
+}
+
+/// Whether more requests come than run at a time.
+#[must_use]
+pub fn is_served(order: &Order) -> bool {
+    order.requests.len() > order.concurrent as usize
+}
+
+/// The side that the others are held against in an order.
+#[must_use]
+pub fn reference(order: &Order) -> &'static str {
+    if is_served(order) { SERVED_REFERENCE } else { REFERENCE }
 }
 
 /// Requests that the side without batching computes, at most.
@@ -45,13 +69,19 @@ const SINGLE_REQUESTS: usize = 4;
 /// Where this program does not know where it is.
 pub fn ours() -> Result<Vec<Side>> {
     let side = side_program()?;
-    let row = |name: &str, most_requests, same_tokens| Side {
+    let row = |name: &str, most_requests, queues, same_tokens| Side {
         name: name.to_owned(),
         program: vec![side.clone().into(), name.into()],
         most_requests,
+        queues,
         same_tokens,
     };
-    Ok(vec![row(REFERENCE, None, true), row(OURS, None, true), row("single", Some(SINGLE_REQUESTS), false)])
+    Ok(vec![
+        row(REFERENCE, None, false, true),
+        row("batch", None, false, true),
+        row(SERVED_REFERENCE, Some(SINGLE_REQUESTS), true, false),
+        row("engine", None, true, false),
+    ])
 }
 
 fn side_program() -> Result<PathBuf> {
@@ -69,6 +99,7 @@ pub fn llama_cpp_program(kind: &str, program: &Path) -> Result<Side> {
         name: format!("llama-{kind}"),
         program: vec![side_program()?.into(), kind.into(), program.into()],
         most_requests: None,
+        queues: kind == "server",
         same_tokens: false,
     })
 }
@@ -99,7 +130,13 @@ fn peer(target: &Path, name: &str, arguments: &[&str], rustflags: Option<&str>) 
         bail!("building {name}: {status}");
     }
     let program = target.join("release").join(format!("llama-cpp-2-side{}", env::consts::EXE_SUFFIX));
-    Ok(Side { name: name.to_owned(), program: vec![program.into()], most_requests: None, same_tokens: false })
+    Ok(Side {
+        name: name.to_owned(),
+        program: vec![program.into()],
+        most_requests: None,
+        queues: false,
+        same_tokens: false,
+    })
 }
 
 /// A side from outside, as `NAME=PROGRAM`.
@@ -113,6 +150,7 @@ pub fn external(text: &str) -> Result<Side> {
             name: name.to_owned(),
             program: vec![PathBuf::from(program).into()],
             most_requests: None,
+            queues: false,
             same_tokens: false,
         }),
         _ => bail!("a side is NAME=PROGRAM, not {text:?}"),
@@ -139,6 +177,6 @@ mod tests {
     fn the_reference_comes_first() {
         let sides = ours().unwrap();
         assert_eq!(sides[0].name, REFERENCE);
-        assert!(sides.iter().any(|side| side.name == OURS && side.same_tokens));
+        assert!(sides.iter().any(|side| side.name == OURS[0] && side.same_tokens));
     }
 }

@@ -8,13 +8,15 @@ use anyhow::{Context, Result, bail};
 use crate::others::Snapshot;
 use crate::process::Process;
 use crate::protocol::{Answer, Order};
-use crate::roster::{REFERENCE, Side};
+use crate::roster::{Side, reference};
 
 /// What a side has done with one order, over all rounds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Measured {
     /// The side.
     pub side: String,
+    /// The side that it is held against.
+    pub reference: String,
     /// The workload.
     pub workload: String,
     /// The model, as tables call it.
@@ -61,6 +63,7 @@ pub fn measure(
     for order in orders {
         rows.extend(sides.iter().map(|side| Measured {
             side: side.name.clone(),
+            reference: reference(order).to_owned(),
             workload: order.workload.clone(),
             model: model.0.to_owned(),
             sequences: order.concurrent,
@@ -71,14 +74,14 @@ pub fn measure(
         for (order, rows) in orders.iter().zip(rows.chunks_mut(sides.len())) {
             note(&format!("{}, {} sequences, round {} of {rounds}", model.0, order.concurrent, round + 1));
             let mut wanted: Option<Vec<Vec<i32>>> = None;
-            for ((side, process), row) in processes.iter_mut().zip(rows) {
+            for ((side, process), row) in processes.iter_mut().zip(rows).filter(|((side, _), _)| side.takes(order)) {
                 let order = shortened(order, side.most_requests);
                 let (answer, others) = turn(process, &order).with_context(|| format!("side {}", side.name))?;
                 row.others = others.into_iter().chain(row.others).reduce(f64::max);
                 for (metric, value) in answer.metrics {
                     row.values.entry(metric).or_default().push(value);
                 }
-                if side.name == REFERENCE {
+                if side.name == row.reference {
                     wanted = Some(answer.outputs);
                 } else if let Some(wanted) = wanted.as_ref().filter(|_| !answer.outputs.is_empty()) {
                     row.compared += answer.outputs.len();
@@ -91,8 +94,9 @@ pub fn measure(
     for (side, row) in sides.iter().cycle().zip(&rows) {
         if side.same_tokens && row.different > 0 {
             bail!(
-                "{} has other tokens than {REFERENCE} in {} of {} outputs ({}, {} sequences)",
+                "{} has other tokens than {} in {} of {} outputs ({}, {} sequences)",
                 side.name,
+                row.reference,
                 row.different,
                 row.compared,
                 row.model,
@@ -100,6 +104,7 @@ pub fn measure(
             );
         }
     }
+    rows.retain(|row| !row.values.is_empty());
     Ok(Measurements { rows, versions })
 }
 
@@ -141,6 +146,7 @@ fn different(outputs: &[Vec<i32>], wanted: &[Vec<i32>]) -> usize {
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
+    use crate::roster::REFERENCE;
     use crate::workload::uniform;
 
     /// A side whose answers are always the same.
@@ -148,7 +154,7 @@ mod tests {
         let answer = format!(r#"{{"metrics":{{"speed":1.5}},"outputs":[[{tokens}]]}}"#);
         let script = format!(r#"echo '{{"version":"{name} 1"}}'; while read order; do echo '{answer}'; done"#);
         let program = ["sh", "-c", &script].map(Into::into).to_vec();
-        Side { name: name.to_owned(), program, most_requests: None, same_tokens }
+        Side { name: name.to_owned(), program, most_requests: None, queues: false, same_tokens }
     }
 
     #[test]
@@ -167,6 +173,18 @@ mod tests {
         let sides = [side(REFERENCE, "1,2", true), side("ours", "1,3", true)];
         let error = measure(&sides, ("m", Path::new("m.gguf")), &[uniform(512, 1, 1)], 2, |_| {}).unwrap_err();
         assert!(error.to_string().contains("ours has other tokens than c-loop in 2 of 2"), "{error}");
+    }
+
+    #[test]
+    fn what_is_served_is_for_those_that_queue() {
+        let mut sides = [side(REFERENCE, "1,2", true), side("single", "1,2", false), side("engine", "1,2", false)];
+        sides[1].queues = true;
+        sides[2].queues = true;
+        // One request, and none at a time: the answers have one output.
+        let queued = Order { concurrent: 0, ..uniform(512, 1, 1) };
+        let measured = measure(&sides, ("m", Path::new("m.gguf")), &[queued], 1, |_| {}).unwrap();
+        let rows: Vec<_> = measured.rows.iter().map(|row| (row.side.as_str(), row.compared)).collect();
+        assert_eq!(rows, [("single", 0), ("engine", 1)]);
     }
 
     #[test]

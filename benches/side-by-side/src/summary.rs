@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::roster::{OURS, REFERENCE};
+use crate::roster::OURS;
 use crate::rounds::Measured;
 
 /// A metric of a side, and how it compares with that of another one. A side has one row for each that it is compared with.
@@ -80,7 +80,7 @@ pub fn rows(measured: &[Measured]) -> Vec<Row> {
         let others: Vec<&Measured> = measured
             .iter()
             .filter(|other| same_order(one, other) && other.side != one.side)
-            .filter(|other| other.side == REFERENCE || one.side == OURS)
+            .filter(|other| other.side == one.reference || OURS.contains(&one.side.as_str()))
             .collect();
         for (metric, values) in &one.values {
             let [min, max] = range(values.iter().copied());
@@ -140,10 +140,12 @@ fn same_order(one: &Measured, other: &Measured) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::roster::REFERENCE;
 
     fn measured(side: &str, sequences: u32, values: &[f64]) -> Measured {
         Measured {
             side: side.to_owned(),
+            reference: REFERENCE.to_owned(),
             workload: "uniform".to_owned(),
             model: "m".to_owned(),
             sequences,
@@ -165,7 +167,7 @@ mod tests {
     fn each_is_compared_with_the_reference_and_ours_with_all() {
         let all = [
             measured(REFERENCE, 2, &[10.0, 12.0, 11.0]),
-            measured(OURS, 2, &[10.0, 9.0, 11.0]),
+            measured(OURS[0], 2, &[10.0, 9.0, 11.0]),
             measured("peer", 2, &[5.0, 5.0, 4.0]),
             measured("peer", 4, &[1.0]),
         ];
@@ -180,8 +182,8 @@ mod tests {
             got,
             [
                 (REFERENCE.to_owned(), 2, 11.0, None, None, None),
-                row(OURS, 2, 10.0, REFERENCE, 0.9091, [0.75, 1.0]),
-                row(OURS, 2, 10.0, "peer", 2.0, [1.8, 2.75]),
+                row(OURS[0], 2, 10.0, REFERENCE, 0.9091, [0.75, 1.0]),
+                row(OURS[0], 2, 10.0, "peer", 2.0, [1.8, 2.75]),
                 row("peer", 2, 5.0, REFERENCE, 0.4545, [0.3636, 0.5]),
                 ("peer".to_owned(), 4, 1.0, None, None, None),
             ]

@@ -17,6 +17,30 @@ pub fn uniform(vocabulary: u32, sequences: u32, threads: u32) -> Order {
     Order { workload: "uniform".to_owned(), threads, concurrent: sequences, requests: requests.collect() }
 }
 
+/// Requests of the workloads that are served: more than run at a time.
+pub const SERVED: u32 = 32;
+/// As many run at a time.
+pub const CLIENTS: u32 = 8;
+/// Tokens that the prompts of the shared workload have in common.
+pub const COMMON: u32 = 512;
+/// Tokens of each behind those.
+pub const OWN: u32 = 16;
+
+/// 32 requests of the uniform workload's lengths, 8 at a time.
+#[must_use]
+pub fn load(vocabulary: u32, threads: u32) -> Order {
+    Order { workload: "load".to_owned(), concurrent: CLIENTS, ..uniform(vocabulary, SERVED, threads) }
+}
+
+/// 32 requests, 8 at a time, whose prompts begin with the same 512 tokens and go on with 16 of their own. Nobody has seen them before.
+#[must_use]
+pub fn shared(vocabulary: u32, threads: u32) -> Order {
+    let common = prompt(SERVED, COMMON, vocabulary);
+    let prompt = |salt: u32| [common.clone(), prompt(salt, OWN, vocabulary)].concat();
+    let requests = (0..SERVED).map(|salt| Request { prompt: prompt(salt), generate: GENERATE });
+    Order { workload: "shared".to_owned(), threads, concurrent: CLIENTS, requests: requests.collect() }
+}
+
 /// `length` tokens of a vocabulary, others for each salt.
 fn prompt(salt: u32, length: u32, vocabulary: u32) -> Vec<i32> {
     // Products of 64 bits, so that nothing overflows; primes, so that no two prompts begin alike.
@@ -41,6 +65,17 @@ mod tests {
             assert_eq!((request.prompt.len(), request.generate), (128, 64));
             assert!(request.prompt.iter().all(|token| (3..49_152).contains(token)));
         }
+    }
+
+    #[test]
+    fn served_orders_have_more_requests_than_run() {
+        for order in [load(49_152, 2), shared(49_152, 2)] {
+            assert_eq!((order.requests.len(), order.concurrent), (32, 8));
+        }
+        let shared = shared(49_152, 2);
+        let (first, second) = (&shared.requests[0].prompt, &shared.requests[1].prompt);
+        assert_eq!((first.len(), &first[..512]), (528, &second[..512]));
+        assert_ne!(first[512], second[512]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use llama_safe::{Model, ModelParams, llama_cpp_version};
 use side_by_side::protocol::serve;
-use side_by_side::sides::{batch, batched_bench, c_loop::CLoop, server, single};
+use side_by_side::sides::{batch, batched_bench, c_loop::CLoop, engine, server, single};
 
 #[derive(Parser)]
 struct Arguments {
@@ -20,6 +20,8 @@ enum Side {
     Batch { model: PathBuf },
     /// One request after the other.
     Single { model: PathBuf },
+    /// All requests through an engine.
+    Engine { model: PathBuf },
     /// llama.cpp's C API, without checks.
     CLoop { model: PathBuf },
     /// llama.cpp's own benchmark.
@@ -34,6 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     match Arguments::parse().side {
         Side::Batch { model } => load(model).map(|model| serve(ours, |order| batch::run(&model, order)))?,
         Side::Single { model } => load(model).map(|model| serve(ours, |order| single::run(&model, order)))?,
+        Side::Engine { model } => load(model).map(|model| serve(ours, |order| engine::run(&model, order)))?,
         Side::CLoop { model } => {
             let c_loop = CLoop::load(&model)?;
             serve(format!("llama.cpp {}", llama_cpp_version()), |order| c_loop.run(order))

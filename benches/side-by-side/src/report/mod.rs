@@ -92,6 +92,7 @@ mod tests {
     pub fn report() -> Report {
         let measured = |side: &str, sequences, value: f64| Measured {
             side: side.to_owned(),
+            reference: "c-loop".to_owned(),
             workload: "uniform".to_owned(),
             model: "135M Q8_0".to_owned(),
             sequences,

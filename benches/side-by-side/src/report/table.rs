@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Report, distinct, title};
-use crate::roster::{OURS, REFERENCE};
+use crate::roster::{OURS, REFERENCE, SERVED_REFERENCE};
 use crate::summary::Row;
 
 /// What the run was, a table for each workload, model and metric, and what became of the tokens.
@@ -44,6 +44,9 @@ fn header(report: &Report) -> String {
     text + "\nMedian (lowest to highest), × the ratio of medians to the side that is named.\n"
 }
 
+/// Those that a cell's ratio is to.
+const REFERENCES: [&str; 2] = [REFERENCE, SERVED_REFERENCE];
+
 /// A line for each side, a column for each number of sequences; then the ratios of ours to each other side.
 fn table(rows: &[&Row]) -> String {
     let widths = distinct(rows.iter().map(|row| row.sequences));
@@ -52,16 +55,14 @@ fn table(rows: &[&Row]) -> String {
     for side in distinct(rows.iter().map(|row| row.side.as_str())) {
         let cell = |width: &u32| {
             let of_side = || rows.iter().filter(|row| row.side == side && row.sequences == *width);
-            of_side().find(|row| row.ratio_to.as_deref() == Some(REFERENCE)).or_else(|| of_side().next()).map_or(
-                String::new(),
-                |row| {
-                    let ratio = match (&row.ratio_to, row.ratio) {
-                        (Some(to), Some(ratio)) if to == REFERENCE => format!(" × {ratio:.3}"),
-                        _ => String::new(),
-                    };
-                    format!("{:.0} ({:.0} to {:.0}){ratio}", row.median, row.min, row.max)
-                },
-            )
+            let is_to_reference = |row: &&&Row| row.ratio_to.as_deref().is_some_and(|to| REFERENCES.contains(&to));
+            of_side().find(is_to_reference).or_else(|| of_side().next()).map_or(String::new(), |row| {
+                let ratio = match (&row.ratio_to, row.ratio) {
+                    (Some(to), Some(ratio)) if REFERENCES.contains(&to.as_str()) => format!(" × {ratio:.3}"),
+                    _ => String::new(),
+                };
+                format!("{:.0} ({:.0} to {:.0}){ratio}", row.median, row.min, row.max)
+            })
         };
         text += &line(side, widths.iter().map(cell));
     }
@@ -70,17 +71,18 @@ fn table(rows: &[&Row]) -> String {
         share.map_or(String::new(), |share| format!("{:.0} %", share * 100.0))
     };
     text += &line("most that others had of the cores", widths.iter().map(others));
-    for other in distinct(rows.iter().filter_map(|row| row.ratio_to.as_deref())) {
+    let pairs = rows.iter().filter_map(|row| Some((row.side.as_str(), row.ratio_to.as_deref()?)));
+    for (ours, other) in distinct(pairs.filter(|(side, _)| OURS.contains(side))) {
         let cell = |width: &u32| {
             let row = rows
                 .iter()
-                .find(|row| row.side == OURS && row.sequences == *width && row.ratio_to.as_deref() == Some(other));
+                .find(|row| row.side == ours && row.sequences == *width && row.ratio_to.as_deref() == Some(other));
             match row.and_then(|row| Some((row.ratio?, row.ratio_range?))) {
                 Some((ratio, [low, high])) => format!("× {ratio:.3} ({low:.2} to {high:.2})"),
                 None => String::new(),
             }
         };
-        text += &line(&format!("**{OURS} / {other}**"), widths.iter().map(cell));
+        text += &line(&format!("**{ours} / {other}**"), widths.iter().map(cell));
     }
     text
 }
@@ -91,7 +93,9 @@ fn line(first: &str, cells: impl Iterator<Item = String>) -> String {
 }
 
 fn tokens(report: &Report) -> String {
-    let mut text = format!("\n### Tokens\n\nOutputs with a token that {REFERENCE} has not, of all outputs:\n\n");
+    let mut text = format!(
+        "\n### Tokens\n\nOutputs with a token that {REFERENCE} has not ({SERVED_REFERENCE} where requests queue), of all outputs:\n\n"
+    );
     for side in distinct(report.differences.iter().map(|one| one.side.as_str())) {
         let of_side = report.differences.iter().filter(|one| one.side == side);
         let (different, compared) = of_side.fold((0, 0), |sum, one| (sum.0 + one.different, sum.1 + one.compared));

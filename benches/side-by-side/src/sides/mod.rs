@@ -3,5 +3,6 @@
 pub mod batch;
 pub mod batched_bench;
 pub mod c_loop;
+pub mod engine;
 pub mod server;
 pub mod single;

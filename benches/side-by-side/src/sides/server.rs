@@ -1,8 +1,7 @@
 //! llama.cpp's server, whose binary the user has: a slot for each request at a time, and as many clients.
 
-use std::collections::BTreeMap;
 use std::error::Error;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -13,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::protocol::{Answer, Order, Request, cells};
+use crate::protocol::{Answer, Order, Request, Served, cells};
 
 /// So long may a server take to load a model.
 const START: Duration = Duration::from_secs(120);
@@ -31,13 +30,16 @@ impl Drop for Server {
     }
 }
 
-/// What it answers to a request.
+/// A part of what it answers to a request.
 #[derive(Deserialize)]
-struct Completion {
+struct Part {
+    #[serde(default)]
     tokens: Vec<i32>,
+    #[serde(default)]
+    stop: bool,
 }
 
-/// Runs an order on a server of its own. Prompts and generation overlap there, so that the one number is tokens/s of both.
+/// Runs an order on a server of its own.
 ///
 /// # Errors
 ///
@@ -49,7 +51,7 @@ pub fn run(program: &Path, model: &Path, order: &Order) -> Result<Answer, Box<dy
 
     let left: Mutex<Vec<usize>> = Mutex::new((0..order.requests.len()).rev().collect());
     let next = || left.lock().ok()?.pop();
-    let client = || -> Result<Vec<(usize, Vec<i32>)>, String> {
+    let client = || -> Result<Vec<(usize, Served)>, String> {
         let mut done = Vec::new();
         while let Some(index) = next() {
             done.push((index, server.complete(&order.requests[index]).map_err(|error| error.to_string())?));
@@ -63,14 +65,7 @@ pub fn run(program: &Path, model: &Path, order: &Order) -> Result<Answer, Box<dy
     });
     let time = started.elapsed();
 
-    let mut outputs = vec![Vec::new(); order.requests.len()];
-    for (index, output) in done?.into_iter().flatten() {
-        outputs[index] = output;
-    }
-    // As the other sides count: a request's first token comes with its prompt.
-    let tokens: usize = order.requests.iter().map(|request| request.prompt.len() + request.generate as usize - 1).sum();
-    let metrics = BTreeMap::from([("total_tokens_per_second".to_owned(), tokens as f64 / time.as_secs_f64())]);
-    Ok(Answer { metrics, outputs })
+    Ok(Served::answer(order, done?.into_iter().flatten(), time))
 }
 
 impl Server {
@@ -106,31 +101,50 @@ impl Server {
         Ok(server)
     }
 
-    /// The tokens that it generates: greedy, without an end, the prompt computed anew.
-    fn complete(&self, request: &Request) -> Result<Vec<i32>, Box<dyn Error>> {
+    /// The tokens that it generates as they come: greedy, without an end. Prompts that begin like others may be taken from its slots, as
+    /// it does unless it is told not to.
+    fn complete(&self, request: &Request) -> Result<Served, Box<dyn Error>> {
         let body = json!({
             "prompt": request.prompt,
             "n_predict": request.generate,
             "temperature": 0.0,
             "ignore_eos": true,
-            "cache_prompt": false,
             "return_tokens": true,
+            "stream": true,
         });
-        let completion: Completion =
-            serde_json::from_str(&exchange(self.address, "POST", "/completion", &body.to_string())?)?;
-        Ok(completion.tokens)
+        let asked = Instant::now();
+        let mut stream = send(self.address, "POST", "/completion", &body.to_string())?;
+        let mut lines = BufReader::new(&mut stream);
+        let mut served = Served::default();
+        let mut line = String::new();
+        while lines.read_line(&mut line)? > 0 {
+            if let Some(part) = part(&line)? {
+                served.at.extend(part.tokens.iter().map(|_| asked.elapsed()));
+                served.tokens.extend(part.tokens);
+                if part.stop {
+                    return Ok(served);
+                }
+            }
+            line.clear();
+        }
+        Err(format!("an answer of {} tokens without an end", served.tokens.len()).into())
+    }
+}
+
+/// What a line of an answer that comes in parts holds: an event in JSON. Heads and the sizes of chunks hold nothing.
+fn part(line: &str) -> Result<Option<Part>, Box<dyn Error>> {
+    match line.trim_end().strip_prefix("data: ") {
+        Some(json) => Ok(Some(serde_json::from_str(json)?)),
+        None if line.starts_with("HTTP/") && line.split(' ').nth(1) != Some("200") => {
+            Err(format!("/completion: {}", line.trim_end()).into())
+        }
+        None => Ok(None),
     }
 }
 
 /// One request in HTTP 1.0, so that the answer is whole when the connection is closed.
 fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> Result<String, Box<dyn Error>> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    let length = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    )?;
+    let mut stream = send(address, method, path, body)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
@@ -139,6 +153,18 @@ fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> Result
         return Err(format!("{path}: status {status}: {body}").into());
     }
     Ok(body.to_owned())
+}
+
+/// A request, and where its answer comes from.
+fn send(address: SocketAddr, method: &str, path: &str, body: &str) -> Result<TcpStream, Box<dyn Error>> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )?;
+    Ok(stream)
 }
 
 #[cfg(test)]
@@ -167,7 +193,7 @@ mod tests {
     fn an_answer_is_what_stands_behind_its_head() {
         let (address, server) = answering("HTTP/1.1 200 OK\r\nServer: x\r\n\r\n{\"tokens\":[7,8]}");
         let body = exchange(address, "POST", "/completion", "{\"a\":1}").unwrap();
-        assert_eq!(serde_json::from_str::<Completion>(&body).unwrap().tokens, [7, 8]);
+        assert_eq!(serde_json::from_str::<Part>(&body).unwrap().tokens, [7, 8]);
         assert!(server.join().unwrap().contains("Content-Length: 7\r\n\r\n"));
     }
 
@@ -181,6 +207,17 @@ mod tests {
             assert!(error.contains(said), "{error}");
             server.join().unwrap();
         }
+    }
+
+    #[test]
+    fn answers_come_in_parts() {
+        let of = |line: &str| part(line).unwrap().map(|part| (part.tokens, part.stop));
+        assert_eq!(of("data: {\"tokens\":[7],\"stop\":false,\"content\":\"a\"}\n"), Some((vec![7], false)));
+        assert_eq!(of("data: {\"tokens\":[],\"stop\":true}\r\n"), Some((vec![], true)));
+        for nothing in ["HTTP/1.1 200 OK\r\n", "\r\n", "1f\r\n"] {
+            assert_eq!(of(nothing), None);
+        }
+        assert!(part("HTTP/1.1 400 Bad Request\r\n").is_err());
     }
 
     #[cfg(unix)]
