@@ -39,11 +39,7 @@ pub(super) fn play(workload: &Workload) -> Run {
         let now = run.steps;
         clock.set(now);
         while let Some(ask) = asks.get(submitted).filter(|ask| ask.arrives < now) {
-            let voice = Actor {
-                script: ask.script,
-                heard: Rc::clone(&run.heard[submitted]),
-                clock: Rc::clone(&clock),
-            };
+            let voice = Actor { script: ask.script, heard: Rc::clone(&run.heard[submitted]), clock: Rc::clone(&clock) };
             let deadline = ask.deadline.map(|steps| begin + Duration::from_secs(ask.arrives + steps));
             let (prompt, priority, keep) = (ask.prompt.clone(), ask.priority, ask.keep);
             run.core.submit(HolderId(submitted as u64), Task { prompt, voice, priority, deadline, keep });

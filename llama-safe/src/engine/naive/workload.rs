@@ -61,7 +61,10 @@ impl fmt::Debug for Ask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { arrives, prompt, script, priority, cancel, deadline, keep } = self;
         let prompt: Vec<i32> = prompt.iter().map(|token| token.0).collect();
-        write!(f, "{prompt:?} at {arrives} priority {priority} cancel {cancel:?} deadline {deadline:?} keep {keep:?} ")?;
+        write!(
+            f,
+            "{prompt:?} at {arrives} priority {priority} cancel {cancel:?} deadline {deadline:?} keep {keep:?} "
+        )?;
         write!(f, "{script:?}")
     }
 }
@@ -101,13 +104,7 @@ fn seldom<T: std::fmt::Debug + Clone>(
 }
 
 fn script() -> impl Strategy<Value = Script> {
-    (
-        prop::option::of(any::<u8>()),
-        1..14u32,
-        seldom(3, 0..6u8),
-        seldom(16, 0..6u32),
-        seldom(6, (1..4u32, 1..8u32)),
-    )
+    (prop::option::of(any::<u8>()), 1..14u32, seldom(3, 0..6u8), seldom(16, 0..6u32), seldom(6, (1..4u32, 1..8u32)))
         .prop_map(|(choice, most, end, fails_at, slow)| Script { choice, most, end, fails_at, slow })
 }
 
