@@ -69,10 +69,28 @@ pub(crate) struct Core<M: Machine, V: Voice> {
     /// The texts of all that is in memory, or will be, of running requests and cached sequences.
     pub(super) tree: PrefixTree,
     pub(super) cells: Option<Cells>,
+    /// Whose tokens memory has had since it was last emptied.
+    pub(super) touched: Touched,
     /// Groups whose turn is still to come in this round.
     turns: VecDeque<Vec<HolderId>>,
     pub(super) step: u64,
     pub(super) counts: Counts,
+}
+
+/// Whose tokens were in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Touched {
+    Nobodys,
+    Ones(HolderId),
+    /// Those of several, or such that were brought back.
+    Several,
+}
+
+impl Touched {
+    /// With those of one more.
+    pub(super) fn and(self, holder: HolderId) -> Self {
+        if self == Self::Nobodys || self == Self::Ones(holder) { Self::Ones(holder) } else { Self::Several }
+    }
 }
 
 /// What one request has computed in a step.
@@ -101,6 +119,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
             spilled_bytes: 0,
             tree: PrefixTree::new(),
             cells: facts.shared_cells.map(Cells::new),
+            touched: Touched::Nobodys,
             turns: VecDeque::new(),
             step: 0,
             counts: Counts::default(),
@@ -133,6 +152,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
             served: 0,
             stop: None,
             suspect: false,
+            accused: false,
             failures: 0,
             lookup,
         });
@@ -306,7 +326,8 @@ impl<M: Machine, V: Voice> Core<M, V> {
 
     /// A request that has to be computed by itself.
     fn suspect(&mut self) -> Option<Share> {
-        let job = self.running.iter().filter(|job| job.suspect && !job.voice.is_full()).min_by_key(|job| job.order)?;
+        let suspects = self.running.iter().filter(|job| job.suspect && !job.voice.is_full());
+        let job = suspects.min_by_key(|job| (!job.accused, job.order))?;
         let tokens = job.rest().min(self.facts.rows).min(self.rules.line_chunk);
         Some(Share { holder: job.holder, start: job.computed, tokens, draft: Vec::new() })
     }

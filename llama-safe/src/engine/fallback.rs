@@ -31,6 +31,8 @@ pub(crate) struct Situation {
     pub parts: usize,
     /// Times that this very sequence has failed alone.
     pub alone: u32,
+    /// Whether it may have failed for what others have left in memory, which is empty now.
+    pub doubtful: bool,
     /// Sequences of cached prefixes, which are nobody's.
     pub cached: usize,
     /// Running sequences beside those of the batch, and in it but for one.
@@ -72,7 +74,9 @@ pub(crate) fn remedy(policy: FallbackPolicy, now: Situation) -> Remedy {
         FallbackPolicy::NativeOnly => Remedy::End,
         FallbackPolicy::Split if now.parts > 1 => Remedy::Halve,
         FallbackPolicy::Sequential if now.parts > 1 => Remedy::Singly,
-        FallbackPolicy::Split | FallbackPolicy::Sequential if now.alone + 1 < TRIES_ALONE => Remedy::Repeat,
+        FallbackPolicy::Split | FallbackPolicy::Sequential if now.doubtful || now.alone + 1 < TRIES_ALONE => {
+            Remedy::Repeat
+        }
         FallbackPolicy::Split | FallbackPolicy::Sequential => Remedy::End,
     }
 }
@@ -81,7 +85,8 @@ pub(crate) fn remedy(policy: FallbackPolicy, now: Situation) -> Remedy {
 mod tests {
     use super::*;
 
-    const BATCH: Situation = Situation { cause: Cause::Failure, parts: 8, alone: 0, cached: 3, others: 7 };
+    const BATCH: Situation =
+        Situation { cause: Cause::Failure, parts: 8, alone: 0, doubtful: false, cached: 3, others: 7 };
     const ALONE: Situation = Situation { parts: 1, others: 0, cached: 0, ..BATCH };
 
     #[test]
@@ -107,6 +112,16 @@ mod tests {
             assert_eq!(remedy(policy, ALONE), Remedy::Repeat);
             assert_eq!(remedy(policy, Situation { alone: 1, ..ALONE }), Remedy::End);
         }
+    }
+
+    #[test]
+    fn who_may_have_failed_for_others_is_tried_again() {
+        let failed = Situation { alone: 1, ..ALONE };
+        let doubtful = Situation { doubtful: true, ..failed };
+        for policy in [FallbackPolicy::Split, FallbackPolicy::Sequential] {
+            assert_eq!((remedy(policy, failed), remedy(policy, doubtful)), (Remedy::End, Remedy::Repeat));
+        }
+        assert_eq!(remedy(FallbackPolicy::NativeOnly, doubtful), Remedy::End);
     }
 
     /// Whatever happens, it comes to an end: each remedy leaves less to be tried.

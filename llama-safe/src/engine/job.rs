@@ -86,6 +86,8 @@ pub(crate) struct Job<S, C, V> {
     pub stop: Option<u32>,
     /// Whether it is computed by itself, since it was in a batch that failed, until it gives an output.
     pub suspect: bool,
+    /// Whether it gave numbers that are none, with others in memory: it is the first to be computed by itself.
+    pub accused: bool,
     /// Times that it has failed by itself, one after the other.
     pub failures: u32,
     pub lookup: Option<Lookup>,

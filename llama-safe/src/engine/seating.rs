@@ -5,7 +5,7 @@ use crate::error::GenerateError;
 use crate::id::Token;
 use crate::log;
 
-use super::core::{Cached, Core, JobOf, Spilled};
+use super::core::{Cached, Core, JobOf, Spilled, Touched};
 use super::job::{Ending, Voice};
 use super::machine::Machine;
 use super::plan;
@@ -94,6 +94,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
                 self.spilled_bytes -= M::bytes(&saved);
                 if free && let Some(seat) = self.machine.restore(&saved) {
                     self.counts.restored += 1;
+                    self.touched = Touched::Several;
                     return self.sit(job, seat, length);
                 }
             }
@@ -245,6 +246,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
             return None;
         }
         self.counts.restored += 1;
+        self.touched = Touched::Several;
         Some((seat, length))
     }
 

@@ -1,13 +1,21 @@
 //! Computing what was planned, and what is done where that fails.
 #![forbid(unsafe_code)]
 
-use crate::error::{DecodeError, GenerateError, OutputError};
+use crate::error::{DecodeError, GenerateError};
 use crate::log;
 
-use super::core::{Core, Share};
+use super::core::{Core, Share, Touched};
 use super::fallback::{Cause, Remedy, Situation, remedy};
 use super::job::{Ending, Voice};
 use super::machine::{Machine, Rows};
+
+/// Why a batch did not give what it should.
+enum Failure {
+    /// What it was to add to memory is not there.
+    NotComputed(GenerateError),
+    /// It is, but its numbers cannot be used.
+    Unreadable(GenerateError),
+}
 
 impl<M: Machine, V: Voice> Core<M, V> {
     /// Computes these in as few batches as can be, one if nothing fails.
@@ -21,8 +29,8 @@ impl<M: Machine, V: Voice> Core<M, V> {
             }
             match self.compute(&shares) {
                 Ok(()) => self.commit(&shares),
-                Err(error) => {
-                    for shares in self.recover(shares, &error).into_iter().rev() {
+                Err(failure) => {
+                    for shares in self.recover(shares, failure).into_iter().rev() {
                         work.push(shares);
                     }
                 }
@@ -34,7 +42,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
         self.place(share.holder).is_some_and(|place| self.running[place].computed == share.start)
     }
 
-    fn compute(&mut self, shares: &[Share]) -> Result<(), GenerateError> {
+    fn compute(&mut self, shares: &[Share]) -> Result<(), Failure> {
         let mut rows = Vec::with_capacity(shares.len());
         for share in shares {
             let Some(job) = self.running.iter().find(|job| job.holder == share.holder) else { continue };
@@ -44,12 +52,13 @@ impl<M: Machine, V: Voice> Core<M, V> {
             rows.push(Rows { sequence, tokens: &job.text[start..end], draft: &share.draft, output });
         }
         let outputs: Vec<usize> = rows.iter().map(|rows| if rows.output { 1 + rows.draft.len() } else { 0 }).collect();
-        self.machine.decode(&rows)?;
+        self.machine.decode(&rows).map_err(Failure::NotComputed)?;
+        self.touched = shares.iter().fold(self.touched, |touched, share| touched.and(share.holder));
         // Numbers that are none reach whoever shares cells with them: they count as a failure of the whole batch, so that
         // the one that they are of is found.
         for (place, outputs) in outputs.into_iter().enumerate() {
             for row in 0..outputs {
-                self.machine.logits(place, row)?;
+                self.machine.logits(place, row).map_err(Failure::Unreadable)?;
             }
         }
         Ok(())
@@ -76,7 +85,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
                 continue;
             }
             if alone {
-                (job.suspect, job.failures) = (false, 0);
+                (job.suspect, job.accused, job.failures) = (false, false, 0);
             }
             job.served = self.step;
             let mut ending = None;
@@ -186,13 +195,23 @@ impl<M: Machine, V: Voice> Core<M, V> {
     }
 
     /// What is done about a batch that failed: what is to be tried now.
-    fn recover(&mut self, shares: Vec<Share>, error: &GenerateError) -> Vec<Vec<Share>> {
-        let poisoned = matches!(error, GenerateError::Output(OutputError::NotNumbers { .. }));
-        if poisoned {
-            self.forget_all();
-        } else {
-            self.repair();
-        }
+    fn recover(&mut self, shares: Vec<Share>, failure: Failure) -> Vec<Vec<Share>> {
+        let mut doubtful = false;
+        let error = match failure {
+            Failure::NotComputed(error) => {
+                self.repair();
+                error
+            }
+            Failure::Unreadable(error) => {
+                doubtful = self.touched == Touched::Several;
+                if doubtful {
+                    // It may be anybody's fault who has something in memory.
+                    self.running.iter_mut().for_each(|job| job.suspect |= job.computed > 0);
+                }
+                self.forget_all();
+                error
+            }
+        };
         let alone = match shares.as_slice() {
             [one] => self.place(one.holder).map_or(0, |place| self.running[place].failures),
             _ => 0,
@@ -204,6 +223,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
             },
             parts: shares.len(),
             alone,
+            doubtful,
             cached: self.cached.len(),
             others: self.running.len().saturating_sub(1),
         };
@@ -237,8 +257,10 @@ impl<M: Machine, V: Voice> Core<M, V> {
             Remedy::Repeat => {
                 fallbacks.repeated += 1;
                 for place in shares.iter().filter_map(|share| self.place(share.holder)).collect::<Vec<_>>() {
-                    self.running[place].suspect = true;
-                    self.running[place].failures += 1;
+                    let job = &mut self.running[place];
+                    job.suspect = true;
+                    job.accused = doubtful;
+                    job.failures += u32::from(!doubtful);
                 }
                 Vec::new()
             }
@@ -281,8 +303,13 @@ impl<M: Machine, V: Voice> Core<M, V> {
         }
     }
 
-    /// Empties all memory, after numbers that are none were written to it.
+    /// Empties all memory, after numbers that are none were written to it, and what was copied from there.
     fn forget_all(&mut self) {
+        while let Some((holder, spilled)) = self.spilled.pop_first() {
+            self.tree.remove(holder);
+            self.spilled_bytes -= M::bytes(&spilled.saved);
+        }
+        self.touched = Touched::Nobodys;
         while let Some((holder, _)) = self.cached.pop_first() {
             self.tree.remove(holder);
             if let Some(cells) = &mut self.cells {

@@ -32,6 +32,8 @@ pub(super) struct Slot {
     pub damaged: bool,
     /// Whether numbers that are none are left in its cells, whoever has them.
     tainted: bool,
+    /// Whether its tokens were computed beside such.
+    bad: bool,
 }
 
 /// Slots, and what a decode has put into them.
@@ -65,6 +67,7 @@ impl Drop for Seat {
 /// What a slot had in memory.
 pub(super) struct Copied {
     tokens: Vec<Token>,
+    bad: bool,
 }
 
 impl Memory {
@@ -264,7 +267,7 @@ impl Machine for Memory {
         if self.faults.of_call() {
             return None;
         }
-        Some(Copied { tokens: self.slots.borrow()[sequence.slot].tokens.clone() })
+        Some(self.with_slot(sequence, |slot| Copied { tokens: slot.tokens.clone(), bad: slot.bad }))
     }
 
     fn bytes(saved: &Copied) -> usize {
@@ -277,7 +280,7 @@ impl Machine for Memory {
             return None;
         }
         let cells = self.new_cells(saved.tokens.len()).collect();
-        self.take_slot(Slot { tokens: saved.tokens.clone(), cells, ..Slot::default() })
+        self.take_slot(Slot { tokens: saved.tokens.clone(), cells, bad: saved.bad, ..Slot::default() })
     }
 
     fn is_damaged(&self, sequence: &Seat) -> bool {
@@ -304,9 +307,9 @@ impl Machine for Memory {
                     slot.tainted = true;
                     self.tainted |= self.facts.shared_cells.is_some();
                 }
+                slot.bad |= self.tainted || slot.tainted;
                 if *output && index + 1 >= tokens.len() {
-                    let good = !self.tainted && !slot.tainted;
-                    outputs.push(text.logits().filter(|_| good));
+                    outputs.push(text.logits().filter(|_| !slot.bad));
                 }
             }
             self.decoded.set(self.decoded.get() + (tokens.len() + draft.len()) as u64);
