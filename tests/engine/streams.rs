@@ -23,7 +23,8 @@ fn a_stream_gives_what_the_iterator_gives() {
     watched(|| {
         let engine = builder(&tiny(Weights::F16)).sequences(2).context_tokens(512).deterministic(true).start().unwrap();
         for wish in wishes(6) {
-            let iterated: Vec<Piece> = Iterator::map(engine.generate(wish.request()).unwrap(), Result::unwrap).collect();
+            let iterated: Vec<Piece> =
+                Iterator::map(engine.generate(wish.request()).unwrap(), Result::unwrap).collect();
             let (streamed, end) = block_on(async {
                 let mut generation = engine.generate_async(wish.request()).await.unwrap();
                 let mut pieces = Vec::new();

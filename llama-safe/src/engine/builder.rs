@@ -394,7 +394,8 @@ impl EngineBuilder {
             KvLayout::Unified if self.share => most.saturating_add(cached).min(MOST_SLOTS).max(most),
             _ => most,
         };
-        let rows = ROWS.max(most.saturating_add(self.chunk)).max(slots);
+        // No chunk is longer than all that there is room for.
+        let rows = ROWS.max(most.saturating_add(self.chunk.min(tokens))).max(slots);
         params.sequences(slots).context_tokens(tokens).batch_tokens(rows).kv_layout(layout)
     }
 }

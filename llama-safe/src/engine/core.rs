@@ -290,7 +290,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
             let shares = self.shares(&turn, prompts);
             let rows: u32 = shares.iter().map(|share| share.tokens + share.draft.len() as u32).sum();
             let fits = self.cells.as_ref().is_none_or(|cells| rows <= cells.free());
-            if fits || !(self.evict(None) || self.preempt_last()) {
+            if fits || !(self.evict(None) || self.preempt_silent() || self.preempt_last()) {
                 return shares;
             }
         }

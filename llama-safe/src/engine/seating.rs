@@ -1,6 +1,8 @@
 //! Who gets a sequence, and what it takes from others; who has to give one up.
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
+
 use crate::id::Token;
 use crate::log;
 
@@ -40,10 +42,10 @@ impl<M: Machine, V: Voice> Core<M, V> {
         }
         let width = self.width();
         let ready = |job: &&JobOf<M, V>| !job.voice.is_full();
-        let next: Vec<_> =
+        let mut next: VecDeque<_> =
             self.waiting.values().filter(ready).take(width + LOOK_AHEAD).map(|job| (job.order, job.holder)).collect();
         let mut followers = 0;
-        for key in next {
+        while let Some(key) = next.pop_front() {
             if self.running.len() + followers >= width && !self.preempt_silent() {
                 break;
             }
@@ -57,7 +59,11 @@ impl<M: Machine, V: Voice> Core<M, V> {
                 }
                 Seating::NoRoom(job) => {
                     self.wait(job);
-                    break;
+                    // Cells of somebody who says nothing are of use to whoever does.
+                    if !self.preempt_silent() {
+                        break;
+                    }
+                    next.push_front(key);
                 }
             }
         }
@@ -328,7 +334,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
     }
 
     /// Takes the sequence of one whose listener is behind.
-    fn preempt_silent(&mut self) -> bool {
+    pub(super) fn preempt_silent(&mut self) -> bool {
         let Some(place) = self.running.iter().position(|job| job.voice.is_full()) else { return false };
         self.preempt(place);
         true
