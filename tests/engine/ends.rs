@@ -197,13 +197,17 @@ fn samplers_that_fail() {
         };
         assert!(answer.tokens.is_empty());
         let grammar = Grammar::gbnf(&model, r#"root ::= "ab""#, "root").unwrap();
-        let sampler = Sampler::chain().grammar(grammar).unwrap().greedy();
+        let sampler = Sampler::chain().grammar(grammar.clone()).unwrap().greedy();
         // With an end-of-generation token it ends by itself; without, there is nothing left to say.
         let answer = engine.generate(Request::tokens(prompt(1, 5)).sampler(sampler.clone())).unwrap().wait();
         assert!(matches!(answer.reason, EndReason::Stop(StopReason::EndOfText { .. })), "{:?}", answer.reason);
         assert_eq!(answer.text, "ab");
-        let stop = StopConditions::new().end_of_text(false);
-        let mut generation = engine.generate(Request::tokens(prompt(1, 5)).sampler(sampler).stop(stop)).unwrap();
+        let same = model.clone();
+        let goes_on = move |candidates: &mut llama_safe::Candidates<'_>| {
+            candidates.retain(|candidate| !same.vocab().is_end_of_generation(candidate.token()).unwrap());
+        };
+        let sampler = Sampler::chain().custom_fn(goes_on).grammar(grammar).unwrap().greedy();
+        let mut generation = engine.generate(Request::tokens(prompt(1, 5)).sampler(sampler)).unwrap();
         let last = generation.by_ref().last().unwrap();
         assert!(matches!(last, Err(GenerateError::Sampling(_))), "{last:?}");
         assert!(generation.next().is_none());

@@ -3,12 +3,12 @@
 use batch_suite::{encoder, family, params, prompt, tiny};
 use fixtures::{Family, Weights};
 use llama_safe::{
-    ContextError, Determinism, EmbedderParams, Engine, EngineError, KvLayout, Model, Pooling, Request, Shutdown,
+    ContextError, Determinism, EmbedderParams, Engine, EngineError, KvLayout, Model, Pooling, Request, Shutdown, Token,
     Workload,
 };
 
 use crate::watched;
-use crate::wishes::builder;
+use crate::wishes::{Wish, builder};
 
 #[test]
 fn numbers_out_of_range() {
@@ -119,7 +119,13 @@ fn one_sequence_at_a_time() {
                 let engine = builder(&model).sequences(4).sequences_at_most(8).expect(workload);
                 let engine = engine.context_tokens(1024).deterministic(deterministic).start().unwrap();
                 assert_eq!(engine.limits().sequences(), 1);
-                let wishes: Vec<_> = (0..4).map(|salt| crate::wishes::Wish::greedy(salt, 9, 5)).collect();
+                let wishes: Vec<_> = (0..4)
+                    .map(|salt| {
+                        let tokens: Vec<Token> =
+                            (0..9).map(|token| Token(3 + (token * 17 + salt * 29) % 100)).collect();
+                        Wish { prompt: tokens, ..Wish::greedy(0, 1, 5) }
+                    })
+                    .collect();
                 let all: Vec<_> = wishes.iter().map(|wish| engine.generate(wish.request()).unwrap()).collect();
                 let all: Vec<_> = all.into_iter().map(|generation| generation.wait()).collect();
                 let want = crate::wishes::all_alone(&model, &params(), &wishes, 0.0);

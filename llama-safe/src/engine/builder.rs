@@ -291,6 +291,9 @@ impl EngineBuilder {
             most_sequences: most,
             chunk: self.chunk,
             line_chunk: if determinism == Determinism::Off { u32::MAX } else { ROWS_ALIKE },
+            // Passes of one token are only that where a batch has one sequence: llama.cpp takes a token of two, where it cuts
+            // a batch by sequences and is to take one (llama-batch.cpp:640).
+            one_by_one: determinism == Determinism::OneToken,
             policy: self.policy,
             share: self.share.then_some(SHARE),
             spill_bytes: self.spill_bytes,
@@ -401,7 +404,8 @@ impl EngineBuilder {
             KvLayout::Unified if self.share => most.saturating_add(cached).min(MOST_SLOTS).max(most),
             _ => most,
         };
-        let rows = ROWS.max(most.saturating_add(self.chunk)).max(slots);
+        // No chunk is longer than all that there is room for.
+        let rows = ROWS.max(most.saturating_add(self.chunk.min(tokens))).max(slots);
         params.sequences(slots).context_tokens(tokens).batch_tokens(rows).kv_layout(layout)
     }
 }

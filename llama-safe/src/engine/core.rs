@@ -25,6 +25,8 @@ pub(crate) struct Rules {
     pub chunk: u32,
     /// Tokens of one prompt in a step.
     pub line_chunk: u32,
+    /// Whether each sequence has a batch to itself.
+    pub one_by_one: bool,
     pub policy: FallbackPolicy,
     /// Tokens that two texts must have in common for one to take them from the other; `None` to take none.
     pub share: Option<u32>,

@@ -18,9 +18,10 @@ enum Failure {
 }
 
 impl<M: Machine, V: Voice> Core<M, V> {
-    /// Computes these in as few batches as can be, one if nothing fails.
+    /// Computes these in as few batches as may and can be, one if nothing fails.
     pub(super) fn run(&mut self, shares: Vec<Share>) {
-        let mut work = vec![shares];
+        let size = if self.rules.one_by_one { 1 } else { shares.len() };
+        let mut work: Vec<Vec<Share>> = shares.chunks(size).rev().map(<[Share]>::to_vec).collect();
         while let Some(mut shares) = work.pop() {
             // Some may have ended, or lost their memory, with what came before.
             shares.retain(|share| self.is_current(share));
