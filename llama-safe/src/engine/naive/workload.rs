@@ -179,6 +179,7 @@ fn rules() -> impl Strategy<Value = Rules> {
             sequences,
             most_sequences: sequences + more,
             chunk,
+            one_by_one: chunk % 5 == 0,
             line_chunk,
             policy,
             share,
