@@ -255,8 +255,9 @@ impl<M: Machine, V: Voice> Core<M, V> {
     fn make_cells(&mut self, needed: u32, source: Option<Source>) -> bool {
         loop {
             let Some(cells) = &self.cells else { return true };
-            let headroom = HEADROOM.saturating_mul(self.running.len() as u32);
-            if cells.free() >= needed.saturating_add(headroom) {
+            // What was let in before has not computed its prompt yet, and goes on behind it.
+            let promised = self.running.iter().map(|job| job.rest().saturating_add(HEADROOM));
+            if cells.free() >= promised.fold(needed, u32::saturating_add) {
                 return true;
             }
             if !self.evict(source.map(|source| source.holder)) {

@@ -3,6 +3,7 @@
 mod faults;
 mod memory;
 mod play;
+mod tables;
 mod voice;
 mod workload;
 
