@@ -14,16 +14,21 @@ const TOKENS: u32 = 700;
 
 fn request(salt: u32, length: u32, keep: u32) -> Request {
     let endless = StopConditions::new().end_of_text(false);
-    Request::tokens(prompt(salt, length)).stop(endless).max_tokens(TOKENS).when_full(WhenFull::Discard { keep })
+    Request::tokens(prompt(salt, length))
+        .stop(endless)
+        .max_tokens(TOKENS)
+        .logprobs(0)
+        .when_full(WhenFull::Discard { keep })
 }
 
 /// The same in a loop: what stays is moved, or computed again.
-fn alone(model: &Model, params: &ContextParams, text: &[Token], keep: u32, moves: bool) -> Vec<Token> {
+fn alone(model: &Model, params: &ContextParams, text: &[Token], keep: u32, moves: bool) -> (Vec<Token>, Vec<f64>) {
     let mut context = Context::new(model, &params.clone().sequences(1).context_tokens(256)).unwrap();
     let room = context.limits().sequence_tokens() as usize;
     let sequence = context.new_sequence().unwrap();
     let mut batch = context.new_batch();
     let (mut text, mut computed, mut said) = (text.to_vec(), 0, Vec::new());
+    let mut logprobs = Vec::new();
     let mut sampler = Sampler::greedy();
     while said.len() < TOKENS as usize {
         if text.len() > room {
@@ -45,10 +50,11 @@ fn alone(model: &Model, params: &ContextParams, text: &[Token], keep: u32, moves
         }
         computed = text.len();
         let token = sampler.sample(context.outputs().unwrap().get(slot.unwrap()).unwrap()).unwrap();
+        logprobs.push(context.outputs().unwrap().logprobs(slot.unwrap()).unwrap().get(token).unwrap());
         said.push(token);
         text.push(token);
     }
-    said
+    (said, logprobs)
 }
 
 fn ask(engine: &Engine, count: u32, keep: u32) -> Vec<Completion> {
@@ -69,6 +75,9 @@ fn goes_on(model: &Model, moves: bool, what: &str) {
         for (salt, answer) in ask(&engine, 4, keep).into_iter().enumerate() {
             let salt = salt as u32;
             let want = alone(model, &params(), &prompt(salt, 20 + salt * 60), keep, moves);
+            let (want, logprobs) = want;
+            let said: Vec<f64> = answer.logprobs.iter().map(|logprob| logprob.chosen.logprob).collect();
+            assert!(said == logprobs, "{what}, {salt}, keep {keep}: other log probabilities");
             let same = answer.tokens.iter().zip(&want).take_while(|(got, want)| got == want).count();
             assert_eq!(same, want.len(), "{what}, {salt}, keep {keep}");
         }
