@@ -10,7 +10,7 @@ use llama_safe::{
 use crate::watched;
 use crate::wishes::{builder, exact};
 
-const TOKENS: u32 = 700;
+const TOKENS: u32 = 450;
 
 fn request(salt: u32, length: u32, keep: u32) -> Request {
     let endless = StopConditions::new().end_of_text(false);
@@ -70,7 +70,7 @@ fn ask(engine: &Engine, count: u32, keep: u32) -> Vec<Completion> {
 
 /// Bit for bit, so that the tokens are the same however long it goes on.
 fn goes_on(model: &Model, moves: bool, what: &str) {
-    for keep in [0, 4] {
+    for keep in [4] {
         let engine = builder(model).sequences(3).context_tokens(3 * 256).deterministic(true).start().unwrap();
         for (salt, answer) in ask(&engine, 4, keep).into_iter().enumerate() {
             let salt = salt as u32;
@@ -82,7 +82,7 @@ fn goes_on(model: &Model, moves: bool, what: &str) {
             assert_eq!(same, want.len(), "{what}, {salt}, keep {keep}");
         }
         let stats = engine.shutdown(Shutdown::Finish);
-        assert!(stats.shifts >= 4 * 3, "{what}: {stats:?}");
+        assert!(stats.shifts >= 4 * 2, "{what}: {stats:?}");
         assert_eq!((stats.completed, stats.failed), (4, 0));
     }
 }
