@@ -20,16 +20,6 @@ fn same_bits(model: &Model, count: u32, what: &str) -> Determinism {
     let want = all_alone(model, &params(), &wishes, 0.0);
     let engine = builder(model).sequences(16).context_tokens(16 * 256).deterministic(true).start().unwrap();
     let got = ask(&engine, &wishes);
-    println!("{what}: {:?}", engine.determinism());
-    for (index, wish) in wishes.iter().enumerate().take(6) {
-        let one = ask(&engine, std::slice::from_ref(wish)).remove(0);
-        let bits = |answer: &Completion| answer.logprobs.iter().map(|p| p.chosen.logprob.to_bits()).collect::<Vec<_>>();
-        println!(
-            "{index}: crowd = alone {}, loop = alone {}",
-            bits(&got[index]) == bits(&one),
-            want[index].logprobs.iter().map(|p| p.to_bits()).collect::<Vec<_>>() == bits(&one)
-        );
-    }
     assert_answers(&got, &want, Compared::Exactly, 100, what);
     for (index, wish) in wishes.iter().enumerate().take(6) {
         let one = ask(&engine, std::slice::from_ref(wish));

@@ -24,7 +24,7 @@ fn each(model: &Model, layout: KvLayout, count: u32, what: &str) {
     let want = all_alone(model, &exact(), &wishes, NOISE);
     let answers = engine.generate_each(wish.request(), samplers).unwrap();
     let answers: Vec<Completion> = answers.into_iter().map(|generation| generation.wait()).collect();
-    assert_answers(&answers, &want, EXACT, 90, what);
+    assert_answers(&answers, &want, EXACT, 70, what);
     assert!(answers.iter().skip(1).any(|answer| answer.tokens != answers[0].tokens), "{what}: all the same");
     let reused: Vec<u32> = answers.iter().map(|answer| answer.reused_tokens).collect();
     let others = u64::from(count) - 1;

@@ -1,10 +1,11 @@
 //! What an engine can be made of, and what not.
 
 use batch_suite::{encoder, family, params, prompt, tiny};
-use fixtures::{Family, Weights};
+use fixtures::gguf::Gguf;
+use fixtures::{ARCHITECTURE_TOKENS, Family, Weights};
 use llama_safe::{
-    ContextError, Determinism, EmbedderParams, Engine, EngineError, KvLayout, Model, Pooling, Request, Shutdown, Token,
-    Workload,
+    ContextError, Determinism, EmbedderParams, Engine, EngineError, KvLayout, Model, ModelParams, Pooling, Request,
+    Shutdown, Token, Workload,
 };
 
 use crate::watched;
@@ -109,11 +110,38 @@ fn costs_are_measured() {
     });
 }
 
+/// The tiny model of an architecture, with a vocabulary: an engine has to know where a text ends.
+fn with_words(name: &str) -> Model {
+    let mut gguf = Gguf::default();
+    for (key, value) in fixtures::architecture(name).metadata() {
+        match key.as_str() {
+            "tokenizer.ggml.model" => gguf.set(key, "llama"),
+            _ => gguf.set(key, value.clone()),
+        }
+    }
+    let words = |token: u32| if token < 3 { format!("<{token}>") } else { format!("\u{2581}word{token}") };
+    gguf.set("tokenizer.ggml.tokens", (0..ARCHITECTURE_TOKENS).map(words).collect::<Vec<String>>());
+    let kind = |token: u32| {
+        if token == 0 {
+            2
+        } else if token < 3 {
+            3
+        } else {
+            1
+        }
+    };
+    gguf.set("tokenizer.ggml.token_type", (0..ARCHITECTURE_TOKENS).map(kind).collect::<Vec<i32>>());
+    let fill = |tensor: llama_safe::TensorShape<'_>, values: &mut [f32]| {
+        fixtures::fill(tensor.name, tensor.shape, values);
+    };
+    Model::generate(&gguf.header(), &ModelParams::default(), fill).unwrap()
+}
+
 /// Architectures that llama.cpp computes right one at a time: the engine has them wait for each other.
 #[test]
 fn one_sequence_at_a_time() {
     watched(|| {
-        let model = batch_suite::architectures::architecture("plamo2").unwrap();
+        let model = with_words("plamo2");
         for workload in [Workload::Unrelated, Workload::SharedPrefixes] {
             for deterministic in [false, true] {
                 let engine = builder(&model).sequences(4).sequences_at_most(8).expect(workload);

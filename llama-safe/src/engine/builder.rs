@@ -366,12 +366,13 @@ impl EngineBuilder {
     }
 
     fn make_context(&self) -> Result<(Context, Determinism), EngineError> {
-        let params = self.context_params(self.sequences, self.most(), CACHED);
+        let mut params = self.context_params(self.sequences, self.most(), CACHED);
         let mut context = match Context::new(&self.model, &params) {
             // The slower way that is right.
             Err(ContextError::OneSequence { reason, .. }) => {
                 log::warn(&format!("the engine runs one sequence at a time: {reason}"));
-                Context::new(&self.model, &self.context_params(1, 1, 0))?
+                params = self.context_params(1, 1, 0);
+                Context::new(&self.model, &params)?
             }
             other => other?,
         };
