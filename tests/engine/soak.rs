@@ -7,7 +7,7 @@ use crate::watched;
 #[test]
 fn everything_at_once() {
     watched(|| {
-        let requests = if is_leak_check() { 40 } else { 600 };
+        let requests = if is_leak_check() { 40 } else { 300 };
         let report = soak(requests, 1, |_| ());
         println!("{report}");
         assert!(report.lost == 0 && report.duplicated == 0 && report.wrong == 0, "{report}");

@@ -173,7 +173,7 @@ impl Request {
             Prompt::Tokens(tokens) => tokens.clone(),
         };
         let vocabulary = model.vocabulary_size();
-        if let Some(bad) = tokens.iter().find(|token| u32::try_from(token.0).is_ok_and(|id| id < vocabulary) == false) {
+        if let Some(bad) = tokens.iter().find(|token| !u32::try_from(token.0).is_ok_and(|id| id < vocabulary)) {
             return Err(RequestError::TokenOutOfRange { token: bad.0, vocabulary });
         }
         if tokens.is_empty() {

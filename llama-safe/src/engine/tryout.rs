@@ -74,7 +74,7 @@ pub(crate) fn computes_alike(context: &mut Context) -> Result<bool, GenerateErro
     };
     // Logits, and what is in memory: rounding to the numbers that weights are multiplied with may hide for long that a state is
     // another one.
-    let expected = |context: &mut Context, text: &[Token]| -> Result<Vec<(Vec<u32>, Option<State>)>, GenerateError> {
+    let expected = |context: &mut Context, text: &[Token]| -> Result<Vec<Row>, GenerateError> {
         let sequence = context.new_sequence()?;
         let mut batch = context.new_batch();
         let mut rows = Vec::new();
@@ -118,6 +118,9 @@ pub(crate) fn computes_alike(context: &mut Context) -> Result<bool, GenerateErro
     }
     Ok(true)
 }
+
+/// Logits, bit for bit, and what is in memory then.
+type Row = (Vec<u32>, Option<State>);
 
 fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|logit| logit.to_bits()).collect()
