@@ -29,13 +29,11 @@ pub(super) struct Faults {
     pub storm: bool,
     /// Calls so far.
     calls: u64,
-    /// Faults so far.
-    pub made: u64,
 }
 
 impl Faults {
     pub(super) fn new(rate: u8, seed: u64, alone: u32, storm: bool) -> Self {
-        Self { rate, seed, alone, storm, calls: 0, made: 0 }
+        Self { rate, seed, alone, storm, calls: 0 }
     }
 
     pub(super) fn none() -> Self {
@@ -53,9 +51,7 @@ impl Faults {
 
     /// Whether a call other than a decode fails.
     pub(super) fn of_call(&mut self) -> bool {
-        let fails = self.draw().is_some();
-        self.made += u64::from(fails);
-        fails
+        self.draw().is_some()
     }
 
     /// Whether a call fails without which a request cannot go on.
@@ -69,7 +65,6 @@ impl Faults {
         if parts == 1 && !self.storm {
             self.alone = self.alone.checked_sub(1)?;
         }
-        self.made += 1;
         Some([Harm::NoRoom, Harm::None, Harm::Some, Harm::Batch, Harm::All][drawn as usize % 5])
     }
 

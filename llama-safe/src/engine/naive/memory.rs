@@ -1,6 +1,6 @@
 //! A model of a context's memory that is obviously right: each sequence is its list of tokens.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -46,8 +46,8 @@ pub(super) struct Memory {
     pub faults: Faults,
     /// Logits of the last decode, or `None` for such that are no numbers; by place and row.
     outputs: Vec<Vec<Option<[f32; VOCABULARY]>>>,
-    /// Rows that were computed, for whoever watches.
-    pub decoded: Rc<Cell<u64>>,
+    /// Whether they cannot be read.
+    unreadable: bool,
 }
 
 /// A leased slot.
@@ -81,7 +81,7 @@ impl Memory {
             tainted: false,
             faults,
             outputs: Vec::new(),
-            decoded: Rc::default(),
+            unreadable: false,
         }
     }
 
@@ -312,13 +312,16 @@ impl Machine for Memory {
                     outputs.push(text.logits().filter(|_| !slot.bad));
                 }
             }
-            self.decoded.set(self.decoded.get() + (tokens.len() + draft.len()) as u64);
             self.outputs.push(outputs);
         }
+        self.unreadable = rows.iter().any(|rows| rows.output) && self.faults.of_decode(rows.len()).is_some();
         Ok(())
     }
 
     fn logits(&self, place: usize, row: usize) -> Result<&[f32], GenerateError> {
+        if self.unreadable {
+            return Err(OutputError::OtherDecode.into());
+        }
         match self.outputs.get(place).and_then(|outputs| outputs.get(row)) {
             Some(Some(logits)) => Ok(logits),
             Some(None) => Err(OutputError::NotNumbers { row: row as u32 }.into()),

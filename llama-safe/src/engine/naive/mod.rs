@@ -8,6 +8,7 @@ mod voice;
 mod workload;
 
 use proptest::prelude::*;
+use proptest::test_runner::RngAlgorithm;
 
 use play::play;
 use workload::workload;
@@ -18,23 +19,33 @@ fn workloads() -> u32 {
 }
 
 fn config(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 20_000, ..ProptestConfig::default() }
+    let rng_algorithm = RngAlgorithm::XorShift;
+    ProptestConfig { cases, failure_persistence: None, rng_algorithm, max_shrink_iters: 20_000, ..Default::default() }
 }
 
 proptest! {
-    #![proptest_config(config(workloads()))]
+    #![proptest_config(config(workloads() / 100 * 65))]
 
     #[test]
-    fn few_requests(workload in workload(6)) {
+    fn three_requests(workload in workload(3)) {
         play(&workload);
     }
 }
 
 proptest! {
-    #![proptest_config(config(workloads() / 50))]
+    #![proptest_config(config(workloads() / 100 * 34))]
 
     #[test]
-    fn many_requests(workload in workload(30)) {
+    fn six_requests(workload in workload(6)) {
+        play(&workload);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(workloads() / 100))]
+
+    #[test]
+    fn thirty_requests(workload in workload(30)) {
         play(&workload);
     }
 }

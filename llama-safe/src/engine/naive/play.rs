@@ -4,9 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::engine::core::Core;
+use crate::engine::core::{Core, JobOf};
 use crate::engine::fallback::FallbackPolicy;
-use crate::engine::job::{Ending, Task};
+use crate::engine::job::{Ending, Task, Voice};
 use crate::engine::machine::Machine;
 use crate::engine::prefix::HolderId;
 use crate::engine::stats::Counts;
@@ -57,6 +57,7 @@ pub(super) fn play(workload: &Workload) -> Run {
         let stepped = run.core.step(begin + Duration::from_secs(now));
         run.history.push(run.core.counts);
         check_step(&run, workload);
+        check_order(&run, workload);
         if !stepped {
             check_idle(&run, &asks[..submitted], now);
         }
@@ -119,6 +120,27 @@ fn check_step(run: &Run, workload: &Workload) {
     assert!(core.spilled_bytes - shifted <= rules.spill_bytes, "bytes outside");
     if rules.share.is_none() {
         assert!(core.cached.is_empty() && core.spilled.is_empty(), "nothing is kept");
+    }
+}
+
+/// Nobody is overtaken by one who comes later in order, but while it waits for the beginning of its text to be computed by
+/// another. That ends with the other's text: whoever has as much in common with it waits as well.
+fn check_order(run: &Run, workload: &Workload) {
+    let Run { core, heard, steps, .. } = run;
+    let started = |job: &&JobOf<Memory, Actor>| job.voice.heard.borrow().started.last() == Some(steps);
+    let Some(last) = core.running.iter().filter(started).map(|job| job.order).max() else { return };
+    for job in core.waiting.values().filter(|job| job.order < last && !job.voice.is_full()) {
+        let known = &job.text[..job.text.len() - 1];
+        let computes = |(ask, heard): (&Ask, &Rc<RefCell<Heard>>)| {
+            let heard = heard.borrow();
+            let alive = !heard.started.is_empty() && (heard.ending.is_none() || heard.ended == *steps);
+            let text = ask.prompt.iter().chain(&heard.tokens);
+            let common = text.zip(known).take_while(|(one, other)| one == other).count();
+            alive && workload.rules.share.is_some_and(|least| common >= least as usize)
+        };
+        let others = workload.asks.iter().zip(heard).enumerate();
+        let mut others = others.filter(|(index, _)| *index as u64 != job.holder.0).map(|(_, other)| other);
+        assert!(others.any(computes), "{:?} was overtaken", job.holder);
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Heard {
     /// The steps in which it got a sequence.
     pub started: Vec<u64>,
     pub ending: Option<Ending<()>>,
+    /// The step in which it ended.
+    pub ended: u64,
     /// The last step in which its listener is behind.
     pub full_until: u64,
     pub gone: bool,
@@ -100,8 +102,9 @@ impl Voice for Actor {
     }
 
     fn end(self, ending: Ending<()>) {
-        let before = self.heard.borrow_mut().ending.replace(ending);
-        assert!(before.is_none(), "ended once");
+        let mut heard = self.heard.borrow_mut();
+        heard.ended = self.clock.get();
+        assert!(heard.ending.replace(ending).is_none(), "ended once");
     }
 }
 
