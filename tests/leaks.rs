@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use batch_suite::{encoder, is_leak_check, params, resident, tiny};
 use fixtures::{Llama, Weights};
 use llama_safe::{
-    Context, ContextError, ContextParams, EmbedError, Embedder, EmbedderParams, LoadError, Model, ModelParams, Pooling,
-    State, Token,
+    Context, ContextError, ContextParams, EmbedError, Embedder, EmbedderParams, LoadError, LoadMode, Model,
+    ModelParams, Pooling, State, Token,
 };
 
 /// Growth that is no leak: pages that the allocator keeps, and that the kernel counts late.
@@ -160,4 +160,50 @@ fn models() {
         let unused = settings.clone().override_metadata("llama.there_is_no_such_key", 1);
         assert!(matches!(Model::from_bytes(&gguf, &unused), Err(LoadError::Override(_))));
     });
+}
+
+/// Of the shape whose speed is told everywhere else.
+#[test]
+fn a_context_takes_what_was_estimated_and_a_refused_one_nothing() {
+    let _alone = alone_in_the_process();
+    let shape = if is_leak_check() { Llama::tiny() } else { Llama::m135() };
+    let gguf = shape.gguf(Weights::Q8_0, 1).unwrap();
+    let model = Model::from_bytes(&gguf, &ModelParams::default().load_mode(LoadMode::Read)).unwrap();
+    drop(gguf);
+    let params = ContextParams::default().sequences(2).context_tokens(1024).batch_tokens(256).micro_batch_tokens(256);
+    let params = params.threads(2);
+    let estimate = model.estimate(&params).unwrap();
+    let large = params.clone().context_tokens(1 << 17);
+    let limit = estimate.resident().context();
+
+    // What is made once and kept, by llama.cpp and by the allocator.
+    assert!(matches!(Context::new(&model, &large.clone().memory_limit(limit)), Err(ContextError::MemoryLimit { .. })));
+    let before = resident();
+    for _ in 0..5 {
+        assert!(matches!(
+            Context::new(&model, &large.clone().memory_limit(limit)),
+            Err(ContextError::MemoryLimit { .. })
+        ));
+    }
+    let refused = resident();
+    let mut context = Context::new(&model, &params).unwrap();
+    let sequences = [context.new_sequence().unwrap(), context.new_sequence().unwrap()];
+    let mut batch = context.new_batch();
+    // Every cell is written, and every token has an output: that touches all there is.
+    for _ in 0..if is_leak_check() { 1 } else { 4 } {
+        for row in 0..256 {
+            batch.push_output(&sequences[row % 2], Token(row as i32)).unwrap();
+        }
+        context.decode(&mut batch).unwrap();
+    }
+    let (Some(before), Some(refused), Some(after)) = (before, refused, resident()) else { return };
+    let (grown, peak) = (after - refused, estimate.peak().context() as i64);
+    println!(
+        "refused: resident grew by {} bytes; made and filled: by {grown}, estimated {peak} ({}), held {}",
+        refused - before,
+        estimate.peak(),
+        context.memory_used().unwrap()
+    );
+    assert!(is_leak_check() || refused - before <= ALLOWED, "refused contexts have left {} bytes", refused - before);
+    assert!(is_leak_check() || (grown - peak).abs() * 20 <= peak, "grown by {grown} bytes, estimated {peak}");
 }

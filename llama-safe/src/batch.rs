@@ -330,6 +330,7 @@ impl Context {
             Call::Decode => self.check_graph_samplers(&batch.rows)?,
             Call::Encode => Vec::new(),
         };
+        self.admit_outputs(&batch.rows, call)?;
         self.last = None;
         if call == Call::Decode {
             let arranged = self.arrange_graph_samplers(&batch.rows, &sampled);
@@ -393,6 +394,17 @@ impl Context {
         }
         batch.rows.clear();
         Ok(Outputs::new(self))
+    }
+
+    /// Refuses more outputs than the memory limit has room for, and notes how many there were.
+    fn admit_outputs(&mut self, rows: &Rows, call: Call) -> Result<(), DecodeError> {
+        let flags = &rows.columns().outputs;
+        let every = call == Call::Encode || self.limits.has_embeddings();
+        let outputs = if every { flags.len() } else { flags.iter().filter(|output| **output != 0).count() };
+        // At most `batch_tokens()`.
+        let outputs = outputs as u32;
+        let admitted = self.outputs.admit(outputs, !self.graph.is_empty());
+        admitted.map_err(|most| DecodeError::MemoryLimit { outputs, most })
     }
 
     /// Lends the rows to llama.cpp for one call, in the order of their slots.

@@ -11,12 +11,15 @@ use crate::backend;
 use crate::columns::BySlot;
 use crate::encoded::{self, Encoded};
 use crate::error::ContextError;
+use crate::forecast::{Forecast, forecast};
 use crate::graph_chain::GraphSlots;
 use crate::id::{ContextId, FillId, SeqId};
 use crate::limits::{self, Fallback, KvLayout, Limits, MemoryKind, Pooling};
 use crate::log;
+use crate::memory_use::{MemoryEstimate, MemoryUse, OutputRoom};
 use crate::model::Model;
 use crate::model::adapter::Steering;
+use crate::model::simulation::memory_of;
 use crate::params::{ContextParams, FlashAttention, KvType};
 use crate::pool::Pool;
 use crate::quirks::{self, Quirk};
@@ -93,6 +96,8 @@ pub struct Context {
     pub(crate) steering: Steering,
     /// The samplers that run in its computations. llama.cpp points to them: they are dropped after the context's own `drop` has run.
     pub(crate) graph: GraphSlots,
+    /// How large llama.cpp's buffer for outputs is, and may become.
+    pub(crate) outputs: OutputRoom,
     /// Whether the next decode copies streams of cells before anything else.
     pub(crate) copies_wait: bool,
     /// How llama.cpp lays out states of this context, once that was needed.
@@ -123,23 +128,16 @@ impl Context {
     /// [`ContextError`]: a number out of its range, a model without weights or of a kind that is not supported, or not
     /// enough memory.
     pub fn new(model: &Model, params: &ContextParams) -> Result<Self, ContextError> {
-        backend::init();
-        let asked = asked(model, params);
-        // SAFETY: returns a constant.
-        let max_sequences = unsafe { sys::llama_max_parallel_sequences() } as u32;
-        limits::check(&asked, max_sequences, sys::GGML_MAX_N_THREADS)?;
-        check_model(model, params)?;
-        check_rollback(model, params, asked.rollback_tokens)?;
-        let quirk = params.fallback.then(|| quirks::of(&model.architecture())).flatten();
-        let fallback = check_quirk(model, quirk, asked.sequences)?;
-
-        let abort = Arc::new(Abort { checks_left: AtomicI64::new(NEVER), deferred: AtomicBool::new(false) });
-        let mut raw_params = raw_params(model, params, &asked, &abort);
-        if let Some(quirk) = quirk {
-            // llama.cpp cuts a pass to the batch (llama-context.cpp:250), which must not be what unmakes the multiple.
-            let most = raw_params.n_ubatch.min(raw_params.n_batch);
-            raw_params.n_ubatch = quirk.micro_batch_tokens(most, asked.sequences);
+        let prepared = Prepared::new(model, params)?;
+        if let Some(limit) = params.memory_limit {
+            let least = least_of(model, params, &prepared)?;
+            if least.context() > LITTLE {
+                check_memory(least, limit)?;
+            }
+            let (estimate, every) = estimate_of(model, params, &prepared)?;
+            check_memory(if every { estimate.peak() } else { estimate.resident() }, limit)?;
         }
+        let Prepared { asked, quirk, fallback, abort, raw: raw_params } = prepared;
         log::forget_errors();
         let raw = model.exclusively(|| {
             sys::guarded(std::ptr::null_mut(), |result, error| {
@@ -155,13 +153,11 @@ impl Context {
 
         // SAFETY: the context was just made.
         let memory = NonNull::new(unsafe { sys::llama_get_memory(raw.as_ptr()) });
-        // The encoder of T5 alone has a cache that its computation neither fills nor reads; decoding would not tell
-        // micro-batches and sequences apart (models/t5.cpp builds the same graph for both).
-        let memory = memory.filter(|_| model.has_decoder() && !quirk.is_some_and(Quirk::is_encoder));
+        let memory = memory.filter(|_| keeps_memory(model, quirk));
         let limits = Limits { fallback, ..read_limits(raw, memory.is_some(), model, params) };
         let id = ContextId::next();
         let supports_rollback = limits.rollback_tokens == asked.rollback_tokens;
-        let context = Self {
+        let mut context = Self {
             raw,
             memory,
             id,
@@ -174,6 +170,7 @@ impl Context {
             flat_places: Vec::new(),
             sequence_pointers: Vec::new(),
             ones: Vec::new(),
+            outputs: output_room(model, params, limits.sequences),
             limits,
             abort,
             steering: Steering::default(),
@@ -183,6 +180,9 @@ impl Context {
             quirk,
             model: model.clone(),
         };
+        if let Some(limit) = params.memory_limit {
+            context.limit_memory(limit)?;
+        }
         context.check_classifier(params.pooling)?;
         context.check_output_width()?;
         let one_token = context.limits.fallback.is_some_and(|fallback| fallback.is_one_token_at_a_time());
@@ -196,6 +196,21 @@ impl Context {
             return Err(no_rollback(model, "llama.cpp keeps no snapshots of its states"));
         }
         Ok(context)
+    }
+
+    /// The memory that it holds now.
+    pub(crate) fn used(&self) -> Result<MemoryUse, String> {
+        let held = memory_of(self.raw)?;
+        let weights = held.plain + held.changed;
+        Ok(MemoryUse { weights, cache: held.cache, compute: held.compute, outputs: self.outputs.held })
+    }
+
+    /// Keeps outputs below what is left of the limit.
+    fn limit_memory(&mut self, limit: u64) -> Result<(), ContextError> {
+        let used = self.used().map_err(|reason| ContextError::Rejected { reason })?;
+        check_memory(used, limit)?;
+        self.outputs.limit = Some(limit - used.cache - used.compute);
+        Ok(())
     }
 
     /// llama.cpp reads the scores of sequence `i` at `i * n_cls_out`, whatever the head leaves for each
@@ -269,6 +284,106 @@ impl Context {
     pub(crate) fn memory(&self) -> Option<sys::llama_memory_t> {
         self.memory.map(NonNull::as_ptr)
     }
+}
+
+/// What a context is made of, with every check that can be made before.
+struct Prepared {
+    asked: limits::Asked,
+    quirk: Option<&'static Quirk>,
+    fallback: Option<Fallback>,
+    abort: Arc<Abort>,
+    raw: sys::llama_context_params,
+}
+
+impl Prepared {
+    fn new(model: &Model, params: &ContextParams) -> Result<Self, ContextError> {
+        backend::init();
+        let asked = asked(model, params);
+        // SAFETY: returns a constant.
+        let max_sequences = unsafe { sys::llama_max_parallel_sequences() } as u32;
+        limits::check(&asked, max_sequences, sys::GGML_MAX_N_THREADS)?;
+        check_model(model, params)?;
+        check_rollback(model, params, asked.rollback_tokens)?;
+        let quirk = params.fallback.then(|| quirks::of(&model.architecture())).flatten();
+        let fallback = check_quirk(model, quirk, asked.sequences)?;
+        let abort = Arc::new(Abort { checks_left: AtomicI64::new(NEVER), deferred: AtomicBool::new(false) });
+        let mut raw = raw_params(model, params, &asked, &abort);
+        if let Some(quirk) = quirk {
+            // llama.cpp cuts a pass to the batch (llama-context.cpp:250), which must not be what unmakes the multiple.
+            let most = raw.n_ubatch.min(raw.n_batch);
+            raw.n_ubatch = quirk.micro_batch_tokens(most, asked.sequences);
+        }
+        Ok(Self { asked, quirk, fallback, abort, raw })
+    }
+}
+
+/// What a context with these parameters will take.
+pub(crate) fn estimate(model: &Model, params: &ContextParams) -> Result<MemoryEstimate, ContextError> {
+    estimate_of(model, params, &Prepared::new(model, params)?).map(|(estimate, _)| estimate)
+}
+
+/// The same, and whether every row of every batch has an output.
+fn estimate_of(
+    model: &Model,
+    params: &ContextParams,
+    prepared: &Prepared,
+) -> Result<(MemoryEstimate, bool), ContextError> {
+    let has_memory = keeps_memory(model, prepared.quirk);
+    let read = |context| {
+        // SAFETY: the context lives as long as this is called.
+        let has_memory = has_memory && !unsafe { sys::llama_get_memory(NonNull::as_ptr(context)) }.is_null();
+        read_limits(context, has_memory, model, params)
+    };
+    // SAFETY: the numbers were checked against what llama.cpp asserts.
+    let forecast = unsafe { forecast(model, prepared.raw, read) };
+    let Forecast { used, token_bytes, cells, read: limits } =
+        forecast.map_err(|reason| ContextError::Rejected { reason })?;
+    let room = output_room(model, params, limits.sequences);
+    let every = limits.has_embeddings()
+        || limits.memory == MemoryKind::None
+        || limits.encodes_first
+        || prepared.fallback.is_some();
+    let used = MemoryUse { outputs: room.held, ..used };
+    let peak = room.bytes(limits.batch_tokens(), false);
+    Ok((MemoryEstimate::new(used, peak, token_bytes, cells, limits.sequences), every))
+}
+
+/// Bytes that may be taken for a moment to estimate a context that is then refused.
+const LITTLE: u64 = 16 << 20;
+
+/// What a context takes at the least, from one that takes nothing to speak of: that of [`estimate_of`] really takes, for a
+/// moment, what is counted here.
+fn least_of(model: &Model, params: &ContextParams, prepared: &Prepared) -> Result<MemoryUse, ContextError> {
+    let outputs = output_room(model, params, prepared.asked.sequences).held;
+    if !has_state(model) {
+        return Ok(MemoryUse { outputs, ..MemoryUse::default() });
+    }
+    let raw = sys::llama_context_params { n_seq_max: 1, n_ctx: 1, ..prepared.raw };
+    // SAFETY: the numbers were checked, and fewer sequences and cells are as good.
+    let one = unsafe { forecast(model, raw, |_| ()) }.map_err(|reason| ContextError::Rejected { reason })?;
+    let state = one.used.cache.saturating_sub(one.token_bytes * one.cells);
+    Ok(MemoryUse { cache: state * u64::from(prepared.asked.sequences), outputs, ..MemoryUse::default() })
+}
+
+/// Refuses more memory than there may be.
+fn check_memory(used: MemoryUse, limit: u64) -> Result<(), ContextError> {
+    let MemoryUse { cache, compute, outputs, .. } = used;
+    let needed = used.context();
+    if needed > limit { Err(ContextError::MemoryLimit { needed, limit, cache, compute, outputs }) } else { Ok(()) }
+}
+
+/// Room for outputs in a context that was just made (llama-context.cpp:2129).
+fn output_room(model: &Model, params: &ContextParams, sequences: u32) -> OutputRoom {
+    let embeds = params.embeddings || model.architecture() == "t5";
+    OutputRoom::new(model.vocabulary_size(), if embeds { model.output_width() } else { 0 }, sequences)
+}
+
+/// Whether llama.cpp's memory is one that is used.
+///
+/// The encoder of T5 alone has a cache that its computation neither fills nor reads; decoding would not tell
+/// micro-batches and sequences apart (models/t5.cpp builds the same graph for both).
+fn keeps_memory(model: &Model, quirk: Option<&'static Quirk>) -> bool {
+    model.has_decoder() && !quirk.is_some_and(Quirk::is_encoder)
 }
 
 fn asked(model: &Model, params: &ContextParams) -> limits::Asked {

@@ -76,6 +76,13 @@ impl EmbedderParams {
         self
     }
 
+    /// The same with a context of no more bytes, nor than it may have already.
+    pub(crate) fn memory_limit(mut self, bytes: u64) -> Self {
+        let limit = self.context.memory_limit.map_or(bytes, |limit| limit.min(bytes));
+        self.context = self.context.memory_limit(limit);
+        self
+    }
+
     fn context_params(&self, model: &Model) -> ContextParams {
         let most = if model.is_recurrent() || model.is_hybrid() { RECURRENT_TEXTS } else { MOST_TEXTS };
         let texts = self.texts.unwrap_or(most.min(self.batch_tokens).max(1));

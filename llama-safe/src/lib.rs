@@ -61,6 +61,7 @@
 //! | recurrent models that go back some tokens | [`ContextParams::rollback_tokens`] |
 //! | sample inside the computation | [`Context::set_graph_sampler`] |
 //! | stop a computation | [`Context::abort_handle`] |
+//! | know what a context will take, and limit it | [`Model::estimate`], [`ContextParams::memory_limit`] |
 //! | try a model that is new to you | [`verify()`] |
 //! | find the fastest parameters for a machine and a model | [`Tuner`] |
 //! | see what is computed in a slower way, or refused | [`Limits::fallback`], [`known_faults`] |
@@ -97,6 +98,7 @@ mod fingerprint;
 mod gguf;
 mod graph_sampler;
 mod logprobs;
+mod memory_use;
 mod packing;
 mod pool;
 mod quirks;
@@ -123,9 +125,11 @@ mod vocab;
 #[cfg(feature = "chat")]
 mod chat;
 mod context;
+mod forecast;
 #[cfg(feature = "grammar")]
 mod grammar;
 // Floor 6.
+mod footprint;
 mod graph_sampling;
 mod memory;
 mod sequence;
@@ -176,6 +180,7 @@ pub use graph_sampler::{GraphChain, GraphSampler};
 pub use id::{OutputSlot, SeqId, Token};
 pub use limits::{Fallback, KvLayout, Limits, MemoryKind, Pooling};
 pub use logprobs::{LogProbs, TokenLogProb};
+pub use memory_use::{MemoryEstimate, MemoryUse};
 pub use model::Model;
 pub use model::adapter::Adapter;
 pub use model::generated::TensorShape;

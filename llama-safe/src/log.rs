@@ -19,11 +19,18 @@ struct Log {
     errors: String,
     /// Which overrides of metadata were used since then.
     overrides: String,
+    /// Whether nobody is told.
+    quiet: bool,
 }
 
 impl Log {
-    const EMPTY: Self =
-        Self { level: sys::GGML_LOG_LEVEL_NONE, line: String::new(), errors: String::new(), overrides: String::new() };
+    const EMPTY: Self = Self {
+        level: sys::GGML_LOG_LEVEL_NONE,
+        line: String::new(),
+        errors: String::new(),
+        overrides: String::new(),
+        quiet: false,
+    };
 }
 
 /// Longest text of errors kept.
@@ -68,6 +75,14 @@ pub(crate) fn aside<T>(function: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Runs a call of which nobody is told, and which may forget and read its own errors.
+pub(crate) fn quietly<T>(call: impl FnOnce() -> T) -> T {
+    aside(|| {
+        LOG.with_borrow_mut(|log| log.quiet = true);
+        call()
+    })
+}
+
 unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
     if text.is_null() {
         return;
@@ -90,12 +105,14 @@ fn record(level: sys::ggml_log_level, text: &str) {
                 log.level = level;
             }
             log.line.push_str(text);
-            log.line.ends_with('\n').then(|| (log.level, std::mem::take(&mut log.line)))
+            log.line.ends_with('\n').then(|| (log.level, log.quiet, std::mem::take(&mut log.line)))
         })
         .ok()
         .flatten();
-    let Some((level, mut line)) = complete else { return };
-    aside(|| emit(level, line.trim_end()));
+    let Some((level, quiet, mut line)) = complete else { return };
+    if !quiet {
+        aside(|| emit(level, line.trim_end()));
+    }
     let _ = LOG.try_with(|log| {
         if let Ok(mut log) = log.try_borrow_mut() {
             if level == sys::GGML_LOG_LEVEL_ERROR && log.errors.len() + line.len() < MOST_ERRORS {
@@ -149,5 +166,17 @@ mod tests {
         record(sys::GGML_LOG_LEVEL_INFO, "unrelated\n");
         assert_eq!(errors_or("?"), "no room");
         assert_eq!(errors_or("?"), "?");
+    }
+
+    #[test]
+    fn a_quiet_call_has_errors_of_its_own() {
+        forget_errors();
+        record(sys::GGML_LOG_LEVEL_ERROR, "of the caller\n");
+        let own = quietly(|| {
+            record(sys::GGML_LOG_LEVEL_ERROR, "of the call\n");
+            errors_or("?")
+        });
+        assert_eq!((own.as_str(), errors_or("?").as_str()), ("of the call", "of the caller"));
+        assert!(!LOG.with_borrow(|log| log.quiet));
     }
 }

@@ -156,6 +156,7 @@ pub struct ContextParams {
     pub(crate) flash_attention: FlashAttention,
     pub(crate) rollback_tokens: u32,
     pub(crate) keep_past_window: bool,
+    pub(crate) memory_limit: Option<u64>,
     pub(crate) fallback: bool,
 }
 
@@ -177,6 +178,7 @@ impl Default for ContextParams {
             flash_attention: FlashAttention::default(),
             rollback_tokens: 0,
             keep_past_window: true,
+            memory_limit: None,
             fallback: true,
         }
     }
@@ -295,6 +297,17 @@ impl ContextParams {
     #[must_use]
     pub fn keep_past_window(mut self, keep: bool) -> Self {
         self.keep_past_window = keep;
+        self
+    }
+
+    /// The most bytes that the context may take for its cache, its computations and its outputs
+    /// ([`MemoryUse::context`](crate::MemoryUse::context)); the model's weights are not counted.
+    ///
+    /// A context that needs more is refused before it is allocated. One that has been made stays below: a batch with more
+    /// outputs than there is room for is refused. No limit is the default.
+    #[must_use]
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = Some(bytes);
         self
     }
 

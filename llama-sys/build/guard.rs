@@ -17,6 +17,8 @@ pub fn build(config: &Config, source: &Path) {
         .include("shim")
         .include(source.join("include"))
         .include(source.join("ggml/include"))
+        // llama-ext.h.
+        .include(source.join("src"))
         // llama.h marks old functions as deprecated; the guard does not use them, the header's own lines warn.
         .flag_if_supported("-Wno-deprecated-declarations")
         .compile("llama_guard");

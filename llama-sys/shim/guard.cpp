@@ -10,7 +10,9 @@
 #include <stdexcept>
 #include <string_view>
 
+#include "ggml-backend.h"
 #include "ggml.h"
+#include "llama-ext.h"
 
 namespace {
 
@@ -132,6 +134,21 @@ template <typename Call> bool guarded(guard_error * error, bool starts_afresh, C
 
 GUARDED_FUNCTIONS(GUARD_DEFINE_VALUE, GUARD_DEFINE_VOID)
 GUARDED_WITHOUT_PARAMETERS(GUARD_DEFINE_BARE_VALUE, GUARD_DEFINE_BARE_VOID)
+
+bool guard_llama_get_memory_breakdown(guard_memory * result, guard_error * error, const llama_context * ctx) {
+    return guarded(error, false, [&] {
+        guard_memory sums = {};
+        for (const auto & [type, bytes] : llama_get_memory_breakdown(ctx)) {
+            // A mapped range has a type of its own, which only its name tells (ggml-backend.cpp:2646).
+            const std::string_view name = ggml_backend_buft_name(type);
+            const bool plain = type == ggml_backend_cpu_buffer_type() || name == "CPU_Mapped";
+            (plain ? sums.plain : sums.changed) += bytes.model;
+            sums.cache += bytes.context;
+            sums.compute += bytes.compute;
+        }
+        *result = sums;
+    });
+}
 
 void guard_log_aborts(void) {
     logs_aborts = true;

@@ -174,6 +174,18 @@ struct guard_error {
 GUARDED_FUNCTIONS(GUARD_DECLARE_VALUE, GUARD_DECLARE_VOID)
 GUARDED_WITHOUT_PARAMETERS(GUARD_DECLARE_BARE_VALUE, GUARD_DECLARE_BARE_VOID)
 
+/* What a context holds, bytes over all devices. */
+struct guard_memory {
+    uint64_t plain;   /* the model's tensors as its file has them, mapped or in memory */
+    uint64_t changed; /* those that were rearranged, and those on other devices */
+    uint64_t cache;   /* keys, values and states of sequences */
+    uint64_t compute; /* what a computation keeps between its steps */
+};
+
+/* The sums of llama_get_memory_breakdown, which returns a C++ map. */
+bool guard_llama_get_memory_breakdown(struct guard_memory * result, struct guard_error * error,
+                                      const struct llama_context * ctx);
+
 /* From now on the text of what ends the process (GGML_ASSERT, GGML_ABORT) goes to ggml's log as an error, besides to
  * standard error, before it does. */
 void guard_log_aborts(void);

@@ -245,7 +245,8 @@ impl EngineBuilder {
         self
     }
 
-    /// Everything else about the context: threads, attention, number types. Its sizes and sequences are not taken.
+    /// Everything else about the context: threads, attention, number types. Its sizes and sequences are not taken. Its
+    /// [memory limit](ContextParams::memory_limit) is that of all contexts of the engine together.
     #[must_use]
     pub fn context(mut self, params: ContextParams) -> Self {
         self.params = params;
@@ -282,7 +283,14 @@ impl EngineBuilder {
             None if self.measure && most > 1 && determinism != Determinism::OneToken => measure(&mut context, most)?,
             costs => costs,
         };
-        let embedder = self.embeddings.as_ref().map(|params| Embedder::new(&self.model, params)).transpose()?;
+        let params = match (self.embeddings.clone(), self.params.memory_limit) {
+            // Both contexts together.
+            (Some(params), Some(limit)) => {
+                Some(params.memory_limit(limit.saturating_sub(context.memory_used()?.context())))
+            }
+            (params, _) => params,
+        };
+        let embedder = params.map(|params| Embedder::new(&self.model, &params)).transpose()?;
         if embedder.as_ref().is_some_and(|embedder| !embedder.context().limits().is_pooled()) {
             return Err(EngineError::Unpooled);
         }

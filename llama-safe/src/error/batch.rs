@@ -166,6 +166,16 @@ pub enum DecodeError {
     /// Nothing to do.
     #[error("the batch is empty")]
     EmptyBatch,
+    /// More outputs than there is room for below the context's memory limit.
+    #[error(
+        "{outputs} outputs do not fit below the memory limit of the context, {most} do: compute the batch in parts"
+    )]
+    MemoryLimit {
+        /// Outputs of the batch.
+        outputs: u32,
+        /// The most that there is room for.
+        most: u32,
+    },
     /// The batch was made by another context.
     #[error("the batch was made by another context")]
     ForeignBatch,

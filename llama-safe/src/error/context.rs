@@ -107,6 +107,23 @@ pub enum ContextError {
         "the model's decoder needs the encoder's output for each token: leave the pooling to the model, or choose none"
     )]
     PooledEncoder,
+    /// More memory than [`memory_limit`](crate::ContextParams::memory_limit) allows.
+    #[error(
+        "the context takes {needed} bytes and may take {limit}: lower context_tokens or sequences for its cache of {cache} bytes, \
+         micro_batch_tokens for {compute} bytes of computations, batch_tokens or sequences for {outputs} bytes of outputs"
+    )]
+    MemoryLimit {
+        /// Bytes that it would take; at least, if its states and outputs alone are too many.
+        needed: u64,
+        /// Bytes that it may take.
+        limit: u64,
+        /// Of those needed, keys and values of tokens and states of sequences.
+        cache: u64,
+        /// Of those needed, what computations keep between their steps.
+        compute: u64,
+        /// Of those needed, logits and embeddings.
+        outputs: u64,
+    },
     /// llama.cpp could not make the context, for want of memory as a rule.
     #[error("llama.cpp cannot make this context: {reason}")]
     Rejected {

@@ -346,7 +346,7 @@ mod tests {
 
     fn list(numbers: &[i128]) -> Value {
         let length = numbers.len() as u64;
-        Value::List(List { of: Kind::I32, length, numbers: numbers.to_vec(), texts: Vec::new() })
+        Value::List(List { of: Kind::I32, length, numbers: numbers.to_vec(), floats: Vec::new(), texts: Vec::new() })
     }
 
     /// What is said of a model of this architecture with these values besides the usual ones.

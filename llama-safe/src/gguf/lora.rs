@@ -272,8 +272,10 @@ mod tests {
             let error = refused(|header| set(header, "adapter.lora.alpha", alpha));
             assert!(matches!(error, AdapterError::Metadata { key: "adapter.lora.alpha", .. }), "{error}");
         }
-        let tokens =
-            |of, numbers: Vec<i128>| Value::List(List { of, length: numbers.len() as u64, numbers, texts: Vec::new() });
+        let tokens = |of, numbers: Vec<i128>| {
+            let (floats, texts) = (Vec::new(), Vec::new());
+            Value::List(List { of, length: numbers.len() as u64, numbers, floats, texts })
+        };
         for bad in [tokens(Kind::I32, vec![1]), tokens(Kind::U32, vec![1, 512]), Value::Number(Kind::U32, 1)] {
             let error = refused(|header| set(header, "adapter.alora.invocation_tokens", bad));
             assert!(matches!(error, AdapterError::Metadata { .. }), "{error}");

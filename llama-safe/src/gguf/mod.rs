@@ -6,6 +6,7 @@
 
 pub(crate) mod hparams;
 pub(crate) mod lora;
+pub(crate) mod outline;
 pub(crate) mod overrides;
 pub(crate) mod reader;
 pub(crate) mod splits;
@@ -113,7 +114,10 @@ pub(crate) struct List {
     pub(crate) length: u64,
     /// Its numbers, if they are whole or truth values and no more than [`MOST_NUMBERS_KEPT`]; else empty.
     pub(crate) numbers: Vec<i128>,
-    /// Its texts up to the first NUL, which is where C stops reading; of [`TOKENS`] only.
+    /// Its floats, if they are no more than [`MOST_NUMBERS_KEPT`]; else empty.
+    pub(crate) floats: Vec<f64>,
+    /// Its texts up to the first NUL, which is where C stops reading; of [`TOKENS`], and of lists outside of the vocabulary
+    /// that are no longer than [`MOST_NUMBERS_KEPT`].
     pub(crate) texts: Vec<Vec<u8>>,
 }
 

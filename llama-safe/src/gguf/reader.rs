@@ -16,8 +16,10 @@ const MOST_NAME_BYTES: u64 = 63;
 const MOST_KEY_BYTES: u64 = 65_535;
 /// Bytes of a text, and elements of a list (gguf.cpp:17).
 const MOST_LENGTH: u64 = 1 << 30;
-/// Numbers kept of a list: no list that the rules look at is longer.
+/// Numbers, and texts outside of the vocabulary, kept of a list: no list that the rules look at is longer.
 const MOST_NUMBERS_KEPT: u64 = 1024;
+/// What keys of the vocabulary begin with.
+const VOCABULARY: &str = "tokenizer.";
 
 /// Reads what a file says before its weights, from the file's start.
 pub(crate) fn read_header(file: impl Read + Seek) -> Result<Header, GgufError> {
@@ -190,8 +192,7 @@ impl<F: Read + Seek> Reader<F> {
         }
         let bytes = self.take("a value", kind.bytes())?;
         Ok(match kind {
-            Kind::F32 => Value::Float(kind, f32::from_le_bytes(bytes.try_into().unwrap_or_default()).into()),
-            Kind::F64 => Value::Float(kind, f64::from_le_bytes(bytes.try_into().unwrap_or_default())),
+            Kind::F32 | Kind::F64 => Value::Float(kind, float(kind, bytes)),
             _ => Value::Number(kind, whole(kind, bytes)),
         })
     }
@@ -204,12 +205,12 @@ impl<F: Read + Seek> Reader<F> {
         if length > max {
             return Err(GgufError::List { key: key.to_owned(), got: length, max });
         }
-        let mut list = List { of, length, numbers: Vec::new(), texts: Vec::new() };
+        let mut list = List { of, length, numbers: Vec::new(), floats: Vec::new(), texts: Vec::new() };
         match of {
             Kind::List => {
                 return Err(GgufError::WrongType { key: key.to_owned(), expected: "a list of values", found: "list" });
             }
-            Kind::Text if key == TOKENS => {
+            Kind::Text if key == TOKENS || (!key.starts_with(VOCABULARY) && length <= MOST_NUMBERS_KEPT) => {
                 list.texts.reserve(length as usize);
                 for _ in 0..length {
                     let text = until_nul(self.bytes("a text", MOST_LENGTH)?).to_vec();
@@ -222,11 +223,15 @@ impl<F: Read + Seek> Reader<F> {
                     self.skip("a text", bytes)?;
                 }
             }
-            Kind::F32 | Kind::F64 => self.skip("a list", length * of.bytes())?,
             _ if length > MOST_NUMBERS_KEPT => self.skip("a list", length * of.bytes())?,
             _ => {
                 let bytes = self.take("a list", length * of.bytes())?;
-                list.numbers = bytes.chunks_exact(of.bytes() as usize).map(|bytes| whole(of, bytes)).collect();
+                let elements = bytes.chunks_exact(of.bytes() as usize);
+                if matches!(of, Kind::F32 | Kind::F64) {
+                    list.floats = elements.map(|bytes| float(of, bytes)).collect();
+                } else {
+                    list.numbers = elements.map(|bytes| whole(of, bytes)).collect();
+                }
             }
         }
         Ok(list)
@@ -282,6 +287,14 @@ fn unreadable(source: io::Error) -> GgufError {
 /// What C sees of a text.
 fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// A float of the given width.
+fn float(kind: Kind, bytes: &[u8]) -> f64 {
+    match kind {
+        Kind::F32 => f32::from_le_bytes(bytes.try_into().unwrap_or_default()).into(),
+        _ => f64::from_le_bytes(bytes.try_into().unwrap_or_default()),
+    }
 }
 
 /// A whole number of the given type, or a truth value.

@@ -62,7 +62,7 @@ mod tests {
 
     fn checked(texts: &[&str]) -> Result<(), GgufError> {
         let texts: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
-        let list = List { of: Kind::Text, length: texts.len() as u64, numbers: Vec::new(), texts };
+        let list = List { of: Kind::Text, length: texts.len() as u64, numbers: Vec::new(), floats: Vec::new(), texts };
         let mut header = Header::default();
         header.metadata.insert(TOKENS.to_owned(), Value::List(list));
         check(&header)

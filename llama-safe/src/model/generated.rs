@@ -18,6 +18,7 @@ use crate::memory_file::MemoryFile;
 use crate::model::Model;
 use crate::model::file::{check, check_start};
 use crate::model::load::{changed, load};
+use crate::model::simulation::Plan;
 use crate::params::ModelParams;
 
 /// A tensor that [`Model::generate`] asks for.
@@ -86,7 +87,8 @@ impl Model {
         let parsed = Parsed::new(metadata)?;
         let fingerprint = Fingerprint::of_bytes(metadata);
         let shapes = Shapes::new();
-        let mut state = Fill { function: fill, values: Vec::new(), shapes, fingerprint, panic: None, failed: None };
+        let mut state =
+            Fill { function: fill, values: Vec::new(), shapes, bytes: 0, fingerprint, panic: None, failed: None };
         let set = setter(&state);
         let result = load(
             params,
@@ -117,7 +119,9 @@ impl Model {
         if let Some(reason) = state.failed {
             return Err(LoadError::Rejected { reason });
         }
-        Ok(result?.with_shapes(state.shapes).identified(changed(state.fingerprint, params)))
+        let model = result?;
+        let plan = Plan::of_shapes(&header, &state.shapes, state.bytes, params, model.vocabulary_size());
+        Ok(model.planned(plan).with_shapes(state.shapes).identified(changed(state.fingerprint, params)))
     }
 }
 
@@ -154,6 +158,8 @@ struct Fill<F> {
     values: Vec<f32>,
     /// Of the tensors so far.
     shapes: Shapes,
+    /// Of all values so far.
+    bytes: u64,
     /// Of the metadata, and of all values so far.
     fingerprint: Fingerprint,
     panic: Option<Box<dyn Any + Send>>,
@@ -197,6 +203,7 @@ unsafe extern "C" fn on_tensor<F: FnMut(TensorShape<'_>, &mut [f32])>(
     }
     state.fingerprint = state.fingerprint.with_numbers(&state.values);
     let bytes = size_of_val(state.values.as_slice());
+    state.bytes += bytes as u64;
     let set = sys::guarded_unit(|error| {
         // SAFETY: the tensor has its memory, and is of 32-bit floats since the metadata named no tensor of another type
         // (llama-model-loader.cpp:1296), so that it takes exactly these bytes.

@@ -19,6 +19,7 @@ use crate::log;
 use crate::memory_file::MemoryFile;
 use crate::model::Model;
 use crate::model::file::{ModelFiles, check, read_bytes};
+use crate::model::simulation::Plan;
 use crate::params::{LoadMode, ModelParams};
 
 impl Model {
@@ -165,19 +166,7 @@ pub(crate) fn load<F: FnMut(f32) -> ControlFlow<()>>(
     backend::init();
     let mut state = Progress { function: progress, cancelled: false, panic: None };
     let overrides = c_overrides(&params.overrides);
-    // SAFETY: returns a plain value.
-    let mut raw = unsafe { sys::llama_model_default_params() };
-    // A negative count means all of them; no model has as many layers as would not fit.
-    raw.n_gpu_layers = params.gpu_layers.map_or(-1, |layers| i32::try_from(layers).unwrap_or(i32::MAX));
-    raw.load_mode = match params.load_mode {
-        LoadMode::Auto => sys::LLAMA_LOAD_MODE_AUTO,
-        LoadMode::Mmap => sys::LLAMA_LOAD_MODE_MMAP,
-        LoadMode::MmapLocked => sys::LLAMA_LOAD_MODE_MMAP_MLOCK,
-        LoadMode::Read => sys::LLAMA_LOAD_MODE_NONE,
-    };
-    raw.vocab_only = params.vocab_only;
-    raw.check_tensors = params.check_tensors;
-    raw.use_extra_bufts = params.repack;
+    let mut raw = raw_params(params);
     // The list ends with an empty key, and is copied.
     raw.kv_overrides = overrides.as_ptr();
     raw.progress_callback = Some(on_progress::<F>);
@@ -187,8 +176,11 @@ pub(crate) fn load<F: FnMut(f32) -> ControlFlow<()>>(
     let repacked = params.repack && !weights::are_plain(header);
     // Owned first, so that it is freed whatever comes.
     let shapes = (!params.vocab_only).then(|| header.shapes());
-    let model =
-        result.map(|model| model.map(|model| Model::own(model, shapes, repacked).with_scaled(weights::scaled(header))));
+    let model = result.map(|model| {
+        let model = Model::own(model?, shapes, repacked).with_scaled(weights::scaled(header));
+        let plan = Plan::of_file(header, params, model.vocabulary_size());
+        Some(model.planned(plan))
+    });
     if let Some(panic) = state.panic {
         drop(model);
         resume_unwind(panic);
@@ -202,6 +194,24 @@ pub(crate) fn load<F: FnMut(f32) -> ControlFlow<()>>(
         Ok(None) => Err(LoadError::Rejected { reason: log::errors_or("it gives no reason") }),
         Err(reason) => Err(LoadError::Rejected { reason }),
     }
+}
+
+/// All but the overrides and the callback.
+pub(super) fn raw_params(params: &ModelParams) -> sys::llama_model_params {
+    // SAFETY: returns a plain value.
+    let mut raw = unsafe { sys::llama_model_default_params() };
+    // A negative count means all of them; no model has as many layers as would not fit.
+    raw.n_gpu_layers = params.gpu_layers.map_or(-1, |layers| i32::try_from(layers).unwrap_or(i32::MAX));
+    raw.load_mode = match params.load_mode {
+        LoadMode::Auto => sys::LLAMA_LOAD_MODE_AUTO,
+        LoadMode::Mmap => sys::LLAMA_LOAD_MODE_MMAP,
+        LoadMode::MmapLocked => sys::LLAMA_LOAD_MODE_MMAP_MLOCK,
+        LoadMode::Read => sys::LLAMA_LOAD_MODE_NONE,
+    };
+    raw.vocab_only = params.vocab_only;
+    raw.check_tensors = params.check_tensors;
+    raw.use_extra_bufts = params.repack;
+    raw
 }
 
 /// The overrides as C takes them: keys and texts fit (`overrides::apply`), and one with an empty key ends the list.

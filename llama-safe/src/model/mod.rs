@@ -9,6 +9,7 @@ pub(crate) mod load;
 pub(crate) mod metadata;
 pub(crate) mod quantize;
 pub(crate) mod save;
+pub(crate) mod simulation;
 pub(crate) mod template;
 
 use std::ptr::NonNull;
@@ -48,6 +49,8 @@ struct RawModel {
     shapes: Option<Shapes>,
     /// Weights that llama.cpp applies no adapter to, see [`weights::scaled`](crate::gguf::weights::scaled).
     scaled: Vec<String>,
+    /// What it takes to make it again without its weights.
+    plan: Option<simulation::Plan>,
     /// Whether weights may have been rearranged for this processor: they cannot be read back then.
     repacked: bool,
     /// Making a context writes to the model (llama-context.cpp:3896), as loading and freeing adapters does: one at a time.
@@ -116,6 +119,7 @@ impl Model {
                 fingerprint: None,
                 shapes,
                 scaled: Vec::new(),
+                plan: None,
                 repacked,
                 exclusive: Mutex::new(()),
                 #[cfg(feature = "grammar")]
@@ -162,6 +166,14 @@ impl Model {
     pub(crate) fn with_scaled(mut self, scaled: Vec<String>) -> Self {
         if let Some(raw) = Arc::get_mut(&mut self.raw) {
             raw.scaled = scaled;
+        }
+        self
+    }
+
+    /// The model, with what it takes to make it again without its weights. To be called before it is cloned.
+    fn planned(mut self, plan: Option<simulation::Plan>) -> Self {
+        if let Some(raw) = Arc::get_mut(&mut self.raw) {
+            raw.plan = plan;
         }
         self
     }
