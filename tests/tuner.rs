@@ -81,6 +81,25 @@ fn a_gap_bounds_the_sequences() {
 }
 
 #[test]
+fn a_memory_limit_bounds_the_sequences() {
+    let model = tiny(Weights::Q8_0);
+    let of = |sequences: u32| {
+        let params = ContextParams::default().sequences(sequences).context_tokens(64 * sequences).threads(1);
+        model.estimate(&params).unwrap().resident().context()
+    };
+    // Between what three and four sequences take.
+    let limit = u64::midpoint(of(3), of(4));
+    let tuned = tuner(&model).context(ContextParams::default().memory_limit(limit)).tune().unwrap();
+    let widest = tuned.measured.iter().filter_map(|one| one.sequences).max();
+    assert!(widest.is_some_and(|widest| widest <= 4) && tuned.sequences <= 4, "{tuned}");
+    let context = llama_safe::Context::new(&model, &tuned.context_params()).unwrap();
+    assert!(context.memory_used().unwrap().context() <= limit);
+
+    let error = tuner(&model).context(ContextParams::default().memory_limit(1000)).tune().unwrap_err();
+    assert!(error.to_string().contains("1000"), "{error}");
+}
+
+#[test]
 fn patience_ends_it_with_what_there_is() {
     let tuned = tuner(&tiny(Weights::Q8_0)).patience(Duration::ZERO).tune().unwrap();
     assert!(tuned.cut_short);

@@ -156,7 +156,8 @@ impl Tuner {
         self
     }
 
-    /// Everything else about the contexts: attention, number types, and the most memory that one may take.
+    /// Everything else about the contexts: attention, number types, and the most memory that one may take
+    /// ([`memory_limit`](ContextParams::memory_limit)), which bounds the sequences.
     pub fn context(mut self, params: ContextParams) -> Self {
         self.base = params;
         self
@@ -189,6 +190,26 @@ impl Tuner {
             }
             None => Ok(()),
         }
+    }
+
+    /// As many sequences of full length as the memory limit allows, one at least: where that does not fit, its context says so.
+    fn fitting(&self, setting: Setting) -> Result<u32, TunerError> {
+        let Some(limit) = self.base.memory_limit else { return Ok(self.most_sequences) };
+        let fits = |sequences: u32| -> Result<bool, TunerError> {
+            let tokens = self.sequence_tokens.saturating_mul(sequences);
+            let params = trial::params(&self.base, setting).sequences(sequences).context_tokens(tokens);
+            Ok(self.model.estimate(&params)?.resident().context() <= limit)
+        };
+        let (mut fitting, mut above) = (1, self.most_sequences.saturating_add(1));
+        while above - fitting > 1 {
+            let middle = fitting + (above - fitting) / 2;
+            if fits(middle)? {
+                fitting = middle;
+            } else {
+                above = middle;
+            }
+        }
+        Ok(fitting)
     }
 
     fn aim(&self) -> Aim {
@@ -276,7 +297,7 @@ impl Search<'_> {
         let tuner = self.tuner;
         // Half of the answer is there on average.
         let length = tuner.prompt + tuner.generated / 2;
-        let most = tuner.most_sequences;
+        let most = tuner.fitting(setting)?;
         let mut decoding = Decoding::new(&tuner.model, &tuner.base, setting, most, length.max(1))?;
         let mut steps: Vec<Step> = Vec::new();
         // By the steps alone: what a prompt takes is the same for each number of sequences.

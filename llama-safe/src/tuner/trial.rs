@@ -133,7 +133,7 @@ pub(super) fn prefill(model: &Model, base: &ContextParams, setting: Setting, len
     Ok(f64::from(length) / time.as_secs_f64())
 }
 
-fn params(base: &ContextParams, setting: Setting) -> ContextParams {
+pub(super) fn params(base: &ContextParams, setting: Setting) -> ContextParams {
     let params = base.clone().threads(setting.threads).batch_threads(setting.threads);
     params.kv_layout(setting.layout).micro_batch_tokens(setting.micro_batch).embeddings(false)
 }

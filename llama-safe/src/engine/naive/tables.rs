@@ -29,7 +29,7 @@ const RULES: Rules = Rules {
     most_sequences: 4,
     chunk: 4,
     line_chunk: u32::MAX,
-        one_by_one: false,
+    one_by_one: false,
     policy: FallbackPolicy::Split,
     share: None,
     spill_bytes: 0,
