@@ -27,13 +27,15 @@ pub(super) struct Faults {
     pub alone: u32,
     /// Whether any call fails, and as often as it comes.
     pub storm: bool,
+    /// Whether no sequence is ever cut.
+    pub no_cuts: bool,
     /// Calls so far.
-    calls: u64,
+    pub calls: u64,
 }
 
 impl Faults {
     pub(super) fn new(rate: u8, seed: u64, alone: u32, storm: bool) -> Self {
-        Self { rate, seed, alone, storm, calls: 0 }
+        Self { rate, seed, alone, storm, no_cuts: false, calls: 0 }
     }
 
     pub(super) fn none() -> Self {

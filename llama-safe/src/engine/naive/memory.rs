@@ -218,7 +218,7 @@ impl Machine for Memory {
 
     fn truncate(&mut self, sequence: &Seat, length: u32) -> Result<(), GenerateError> {
         assert!(self.reaches(sequence, length), "a length that cannot be cut at");
-        if self.faults.of_call() {
+        if self.faults.no_cuts || self.faults.of_call() {
             return failed();
         }
         self.change(sequence, |slot| {

@@ -127,6 +127,37 @@ fn who_waits_takes_the_sequence_of_one_that_is_not_read() {
 }
 
 #[test]
+fn who_is_not_read_gives_way_before_the_last() {
+    let mut slow = ask(&[1; 4], 8);
+    slow.script.slow = Some((2, 40));
+    let run = run(SHARED, RULES, vec![slow, ask(&[2; 4], 28)]);
+    assert_eq!([0, 1].map(|index| heard(&run, index).started.len()), [2, 1]);
+}
+
+#[test]
+fn who_waits_for_a_common_beginning_keeps_its_place() {
+    let rules = Rules { sequences: 2, most_sequences: 2, line_chunk: 2, share: Some(2), ..RULES };
+    let asks = vec![ask(&[1; 10], 6), ask(&[1; 10], 2), ask(&[2; 2], 2)];
+    let run = run(SPLIT, rules, asks);
+    let starts = [0, 1, 2].map(|index| heard(&run, index).started[0]);
+    assert!(starts.is_sorted() && starts[0] < starts[1], "{starts:?}");
+    // One token more is not worth waiting for.
+    assert_eq!(run.core.counts.reused_tokens, 8);
+}
+
+#[test]
+fn a_full_text_goes_on_where_wrong_guesses_stay() {
+    for (facts, seed) in (0..64).flat_map(|seed| [(SPLIT, seed), (SHARED, seed)]) {
+        let facts = Facts { sequence_tokens: 12, ..facts };
+        let mut endless = ask(&[1, 2, 1, 2, 1, 2], 30);
+        (endless.keep, endless.script.choice) = (Some(3), Some(seed));
+        let faults = Faults { no_cuts: true, ..Faults::new(0, 0, 0, false) };
+        let run = play(&Workload { facts, rules: Rules { draft: 4, ..RULES }, asks: vec![endless], faults });
+        assert_eq!(heard(&run, 0).tokens.len(), 30);
+    }
+}
+
+#[test]
 fn time_that_is_over_ends_it_with_what_it_has() {
     let mut hurried = ask(&[1; 4], 20);
     hurried.deadline = Some(5);
@@ -158,6 +189,18 @@ fn who_cannot_be_computed_ends_alone() {
             }
         }
     }
+}
+
+#[test]
+fn who_spoils_memory_is_found_at_once() {
+    let facts = Facts { shared_cells: Some(100), ..SHARED };
+    let costs = StepCosts::new([(1, Duration::from_millis(10)), (2, Duration::from_millis(30))]).unwrap();
+    let mut asks = vec![ask(&[1], 20), ask(&[2], 20), ask(&[3; 20], 2)];
+    // The others' outputs show it long before its own.
+    (asks[2].arrives, asks[2].prompt[0]) = (3, POISON);
+    let run = run(facts, Rules { chunk: 2, costs: Some(costs), ..RULES }, asks);
+    assert_eq!((run.core.counts.completed, run.core.counts.failed), (2, 1));
+    assert!(run.core.counts.fallbacks.total() <= 6, "{:?}", run.core.counts.fallbacks);
 }
 
 #[test]

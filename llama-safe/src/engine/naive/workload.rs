@@ -43,7 +43,8 @@ pub(super) struct Workload {
 impl Workload {
     /// Whether nothing fails but what requests do by themselves.
     pub(super) fn is_calm(&self) -> bool {
-        self.faults.rate == 0 && !self.asks.iter().any(|ask| ask.is_bad())
+        let Faults { rate, no_cuts, .. } = self.faults;
+        rate == 0 && !no_cuts && !self.asks.iter().any(|ask| ask.is_bad())
     }
 }
 
@@ -192,8 +193,11 @@ fn rules() -> impl Strategy<Value = Rules> {
 
 fn faults() -> impl Strategy<Value = Faults> {
     let rate = prop_oneof![2 => Just(0u8), 1 => 1..60u8];
-    let storm = prop::bool::weighted(0.2);
-    (rate, any::<u64>(), 0..2u32, storm).prop_map(|(rate, seed, alone, storm)| Faults::new(rate, seed, alone, storm))
+    let (storm, no_cuts) = (prop::bool::weighted(0.2), prop::bool::weighted(0.1));
+    (rate, any::<u64>(), 0..2u32, storm, no_cuts).prop_map(|(rate, seed, alone, storm, no_cuts)| Faults {
+        no_cuts: no_cuts && rate > 0,
+        ..Faults::new(rate, seed, alone, storm)
+    })
 }
 
 /// Workloads of up to so many requests.
