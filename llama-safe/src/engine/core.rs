@@ -211,6 +211,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
             preemptions: self.counts.preemptions,
             shifts: self.counts.shifts,
             fallbacks: self.counts.fallbacks,
+            computing: self.counts.computing,
             ..Stats::default()
         }
     }

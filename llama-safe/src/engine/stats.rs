@@ -48,6 +48,7 @@ pub(crate) struct Counts {
     pub preemptions: u64,
     pub shifts: u64,
     pub fallbacks: Fallbacks,
+    pub computing: Duration,
 }
 
 /// What an engine does now, and has done since it was started.
@@ -106,6 +107,8 @@ pub struct Stats {
     pub fallbacks: Fallbacks,
     /// Time in which the engine had something to do.
     pub busy: Duration,
+    /// Of this, the time that llama.cpp computed batches; the rest is sampling, text and the engine itself.
+    pub computing: Duration,
 }
 
 impl Stats {

@@ -1,6 +1,8 @@
 //! Computing what was planned, and what is done where that fails.
 #![forbid(unsafe_code)]
 
+use std::time::Instant;
+
 use crate::error::{DecodeError, GenerateError};
 use crate::log;
 
@@ -53,7 +55,10 @@ impl<M: Machine, V: Voice> Core<M, V> {
             rows.push(Rows { sequence, tokens: &job.text[start..end], draft: &share.draft, output });
         }
         let outputs: Vec<usize> = rows.iter().map(|rows| if rows.output { 1 + rows.draft.len() } else { 0 }).collect();
-        self.machine.decode(&rows).map_err(Failure::NotComputed)?;
+        let begun = Instant::now();
+        let decoded = self.machine.decode(&rows);
+        self.counts.computing += begun.elapsed();
+        decoded.map_err(Failure::NotComputed)?;
         self.touched = shares.iter().fold(self.touched, |touched, share| touched.and(share.holder));
         // Numbers that are none reach whoever shares cells with them: they count as a failure of the whole batch, so that
         // the one that they are of is found.
