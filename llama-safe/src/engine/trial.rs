@@ -172,18 +172,17 @@ impl<M: Machine, V: Voice> Core<M, V> {
             self.end(place, Ending::ContextFull);
             return;
         };
-        // Half of what is not to be kept; one token at least. The last token is not in memory, whatever else is.
-        let before = job.text.len() as u32 - 1;
-        let discard = (before.saturating_sub(keep) / 2).max(1);
-        let discard = keep..(keep + discard).min(before);
-        let shifts = self.facts.shifts && job.computed == before;
+        // Half of what is not to be kept; one token at least. All but the last token is in memory: guesses go no further than
+        // there is room for them, so that a text is full only where all of them were right.
+        let discard = (job.computed.saturating_sub(keep) / 2).max(1);
+        let discard = keep..(keep + discard).min(job.computed);
         job.text.drain(discard.start as usize..discard.end as usize);
         if let Some(lookup) = &mut job.lookup {
             lookup.discard(discard.clone());
         }
         self.counts.shifts += 1;
         self.tree.remove(job.holder);
-        let shifted = shifts && self.machine.shift(seat, discard.clone()).is_ok();
+        let shifted = self.facts.shifts && self.machine.shift(seat, discard.clone()).is_ok();
         if !shifted {
             let text = job.text.clone();
             let holder = job.holder;
