@@ -12,6 +12,7 @@ pub mod protocol;
 pub mod report;
 pub mod roster;
 pub mod rounds;
+pub mod served;
 pub mod sides;
 pub mod summary;
 pub mod workload;

@@ -79,49 +79,6 @@ impl Timing {
     }
 }
 
-/// One request of those that are served as they come.
-#[derive(Clone, Debug, Default)]
-pub struct Served {
-    /// What was generated.
-    pub tokens: Vec<i32>,
-    /// When each token came, from when the request was sent.
-    pub at: Vec<Duration>,
-}
-
-impl Served {
-    /// What came of all requests, each with its place in the order: prompts and generation overlap, so that rates are over the whole
-    /// `time`; and how long a client waits.
-    #[must_use]
-    pub fn answer(order: &Order, served: impl IntoIterator<Item = (usize, Self)>, time: Duration) -> Answer {
-        let mut outputs = vec![Vec::new(); order.requests.len()];
-        let (mut first, mut gaps) = (Vec::new(), Vec::new());
-        for (index, Self { tokens, at }) in served {
-            outputs[index] = tokens;
-            first.extend(at.first().copied());
-            gaps.extend(at.windows(2).map(|pair| pair[1].saturating_sub(pair[0])));
-        }
-        // As where prompts come first: a request's first token comes with its prompt.
-        let generated: usize = outputs.iter().map(|output| output.len().saturating_sub(1)).sum();
-        let prompts: usize = order.requests.iter().map(|request| request.prompt.len()).sum();
-        let rate = |tokens: usize| tokens as f64 / time.as_secs_f64().max(1e-9);
-        let mut metrics = BTreeMap::from([
-            ("total_tokens_per_second".to_owned(), rate(prompts + generated)),
-            ("generated_tokens_per_second".to_owned(), rate(generated)),
-        ]);
-        let waits =
-            [("first_token_p50_ms", percentile(&mut first, 0.5)), ("token_gap_p99_ms", percentile(&mut gaps, 0.99))];
-        metrics.extend(waits.into_iter().filter_map(|(name, wait)| Some((name.to_owned(), wait?))));
-        Answer { metrics, outputs }
-    }
-}
-
-/// The time that so many of some times are no longer than, milliseconds; none of none.
-fn percentile(times: &mut [Duration], share: f64) -> Option<f64> {
-    times.sort_unstable();
-    let place = (times.len() as f64 * share).ceil() as usize;
-    times.get(place.saturating_sub(1)).map(|time| time.as_secs_f64() * 1e3)
-}
-
 /// Cells that each of the requests needs, in the steps in which llama.cpp hands them out.
 #[must_use]
 pub fn cells(order: &Order) -> u32 {

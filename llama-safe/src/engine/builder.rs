@@ -43,7 +43,8 @@ pub enum Determinism {
     Off,
     /// This model is computed in batches to the same bits on this machine, as was tried when the engine started.
     InBatches,
-    /// It is not, so that each pass computes a single token: the same bits, at the speed of one at a time.
+    /// It is not, so that each pass computes a single token, and each sequence has a batch to itself: the same bits, at the speed of
+    /// one at a time.
     OneToken,
 }
 

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
+use crate::id::Token;
+
 use super::cells::Cells;
 use super::fallback::FallbackPolicy;
 use super::job::{Ending, Job, Task, Voice};
@@ -11,7 +13,7 @@ use super::lookup::Lookup;
 use super::machine::{Facts, Machine};
 use super::plan::{self, Line, Room};
 use super::prefix::{HolderId, PrefixTree};
-use super::stats::{Counts, Stats};
+use super::stats::Stats;
 use super::width::StepCosts;
 
 /// What an engine was told.
@@ -76,7 +78,8 @@ pub(crate) struct Core<M: Machine, V: Voice> {
     /// Groups whose turn is still to come in this round.
     turns: VecDeque<Vec<HolderId>>,
     pub(super) step: u64,
-    pub(super) counts: Counts,
+    /// What it has done; how things stand is filled in when somebody asks.
+    pub(super) counts: Stats,
 }
 
 /// Whose tokens were in memory.
@@ -102,7 +105,7 @@ pub(super) struct Share {
     /// Tokens in memory before.
     pub start: u32,
     pub tokens: u32,
-    pub draft: Vec<crate::id::Token>,
+    pub draft: Vec<Token>,
 }
 
 impl<M: Machine, V: Voice> Core<M, V> {
@@ -124,7 +127,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
             touched: Touched::Nobodys,
             turns: VecDeque::new(),
             step: 0,
-            counts: Counts::default(),
+            counts: Stats::default(),
         }
     }
 
@@ -180,7 +183,6 @@ impl<M: Machine, V: Voice> Core<M, V> {
 
     /// What it does, and has done.
     pub(crate) fn stats(&self) -> Stats {
-        let Counts { submitted, completed, cancelled, failed, steps, rows, .. } = self.counts;
         let held = || {
             let running: u64 = self.running.iter().map(|job| u64::from(job.computed)).sum();
             running + self.cached.values().map(|cached| u64::from(cached.length)).sum::<u64>()
@@ -193,26 +195,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
             kv_used: self.cells.as_ref().map_or_else(held, |cells| cells.used().into()),
             kv_cells: self.facts.shared_cells.map_or(all, u64::from),
             spilled_bytes: self.spilled_bytes as u64,
-            submitted,
-            completed,
-            cancelled,
-            failed,
-            steps,
-            rows,
-            prompt_tokens: self.counts.prompt_tokens,
-            reused_tokens: self.counts.reused_tokens,
-            prefix_hits: self.counts.prefix_hits,
-            generated_tokens: self.counts.generated_tokens,
-            drafted_tokens: self.counts.drafted_tokens,
-            accepted_tokens: self.counts.accepted_tokens,
-            evictions: self.counts.evictions,
-            spilled: self.counts.spilled,
-            restored: self.counts.restored,
-            preemptions: self.counts.preemptions,
-            shifts: self.counts.shifts,
-            fallbacks: self.counts.fallbacks,
-            computing: self.counts.computing,
-            ..Stats::default()
+            ..self.counts
         }
     }
 
@@ -238,6 +221,14 @@ impl<M: Machine, V: Voice> Core<M, V> {
         self.counts.steps += 1;
         self.run(shares);
         true
+    }
+
+    /// Strikes a holder out of the books: its text, and its cells.
+    pub(super) fn strike(&mut self, holder: HolderId) {
+        self.tree.remove(holder);
+        if let Some(cells) = &mut self.cells {
+            cells.remove(holder);
+        }
     }
 
     /// Where a running request is.
@@ -395,7 +386,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
     }
 
     /// What a request may say next, in a step of so many that decode.
-    fn draft(&self, job: &JobOf<M, V>, width: u32) -> Vec<crate::id::Token> {
+    fn draft(&self, job: &JobOf<M, V>, width: u32) -> Vec<Token> {
         let Some(lookup) = &job.lookup else { return Vec::new() };
         let room = self.facts.sequence_tokens.saturating_sub(job.text.len() as u32);
         let most = self.rules.draft.min(room);

@@ -58,6 +58,7 @@ pub use faults::{Call, Fault};
 pub use generation::{Canceller, Completion, EndReason, Generation, Piece, Timings, TokenLogProbs};
 pub use request::{Request, WhenFull};
 pub use stats::{Fallbacks, Stats};
+pub(crate) use tryout::fastest;
 pub use width::StepCosts;
 pub use worker::Shutdown;
 

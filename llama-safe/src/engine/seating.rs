@@ -221,19 +221,13 @@ impl<M: Machine, V: Voice> Core<M, V> {
 
     fn take_over(&mut self, Source { holder: from, length }: Source, holder: HolderId) -> Option<(M::Sequence, u32)> {
         let cached = self.cached.remove(&from)?;
-        self.tree.remove(from);
         self.share_cells(from, holder, length);
-        if let Some(cells) = &mut self.cells {
-            cells.remove(from);
+        self.strike(from);
+        if cached.length == length || self.machine.truncate(&cached.seat, length).is_ok() {
+            return Some((cached.seat, length));
         }
-        let cut = cached.length == length || self.machine.truncate(&cached.seat, length).is_ok();
-        if !cut {
-            if let Some(cells) = &mut self.cells {
-                cells.remove(holder);
-            }
-            return None;
-        }
-        Some((cached.seat, length))
+        self.strike(holder);
+        None
     }
 
     fn unspill(&mut self, Source { holder: from, length }: Source) -> Option<(M::Sequence, u32)> {
@@ -315,10 +309,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
     pub(super) fn keep(&mut self, job: &JobOf<M, V>, seat: M::Sequence) {
         let least = self.rules.share.filter(|least| job.computed >= (*least).max(1) && !job.shifted);
         if least.is_none() || self.machine.is_damaged(&seat) {
-            self.tree.remove(job.holder);
-            if let Some(cells) = &mut self.cells {
-                cells.remove(job.holder);
-            }
+            self.strike(job.holder);
             return;
         }
         self.tree.insert(job.holder, &job.text[..job.computed as usize]);
@@ -363,13 +354,10 @@ impl<M: Machine, V: Voice> Core<M, V> {
         }
         job.shifted &= job.saved.is_some();
         drop(seat);
-        self.tree.remove(job.holder);
-        if let Some(cells) = &mut self.cells {
-            cells.remove(job.holder);
-        }
+        self.strike(job.holder);
         job.computed = 0;
         job.stop = None;
-        log::warn(&format!("request {} gives up its sequence and goes on later", job.holder.0));
+        log::tell(&format!("request {} gives up its sequence and goes on later", job.holder.0));
         self.wait(job);
     }
 }

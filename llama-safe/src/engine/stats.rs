@@ -27,30 +27,6 @@ impl Fallbacks {
     }
 }
 
-/// What was counted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Counts {
-    pub submitted: u64,
-    pub completed: u64,
-    pub cancelled: u64,
-    pub failed: u64,
-    pub steps: u64,
-    pub rows: u64,
-    pub prompt_tokens: u64,
-    pub reused_tokens: u64,
-    pub generated_tokens: u64,
-    pub drafted_tokens: u64,
-    pub accepted_tokens: u64,
-    pub prefix_hits: u64,
-    pub evictions: u64,
-    pub spilled: u64,
-    pub restored: u64,
-    pub preemptions: u64,
-    pub shifts: u64,
-    pub fallbacks: Fallbacks,
-    pub computing: Duration,
-}
-
 /// What an engine does now, and has done since it was started.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 #[non_exhaustive]

@@ -294,10 +294,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
             .collect();
         for holder in damaged {
             self.cached.remove(&holder);
-            self.tree.remove(holder);
-            if let Some(cells) = &mut self.cells {
-                cells.remove(holder);
-            }
+            self.strike(holder);
         }
         let is_damaged = |seat: &Option<M::Sequence>| seat.as_ref().is_some_and(|seat| self.machine.is_damaged(seat));
         let damaged: Vec<_> = self.running.iter().filter(|job| is_damaged(&job.seat)).map(|job| job.holder).collect();
@@ -316,10 +313,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
         }
         self.touched = Touched::Nobodys;
         while let Some((holder, _)) = self.cached.pop_first() {
-            self.tree.remove(holder);
-            if let Some(cells) = &mut self.cells {
-                cells.remove(holder);
-            }
+            self.strike(holder);
         }
         let cleared = self.machine.clear_all();
         for job in &mut self.running {

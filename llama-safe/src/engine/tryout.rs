@@ -21,8 +21,29 @@ const TIMES: (u32, u32) = (2, 8);
 /// How long a width is measured, but for its least number of times.
 const A_WIDTH: Duration = Duration::from_millis(25);
 
-/// What a step costs at each width up to `most`: the fastest of a few, since what others do on the machine makes a step slower and
-/// never faster.
+/// The fastest of a few, since what others do on the machine makes a thing slower and never faster: at least `times.0`, and up to
+/// `times.1` as long as all take no longer than `long`. The first builds a graph, and is not counted.
+pub(crate) fn fastest<E>(
+    times: (u32, u32),
+    long: Duration,
+    mut once: impl FnMut() -> Result<(), E>,
+) -> Result<Duration, E> {
+    let mut least = Duration::MAX;
+    let begun = Instant::now();
+    for time in 0..=times.1 {
+        let before = Instant::now();
+        once()?;
+        if time > 0 {
+            least = least.min(before.elapsed());
+        }
+        if time >= times.0 && begun.elapsed() > long {
+            break;
+        }
+    }
+    Ok(least.max(Duration::from_nanos(1)))
+}
+
+/// What a step costs at each width up to `most`.
 pub(crate) fn measure(context: &mut Context, most: u32) -> Result<Option<StepCosts>, GenerateError> {
     let token = Token(0);
     let begin = Instant::now();
@@ -34,23 +55,14 @@ pub(crate) fn measure(context: &mut Context, most: u32) -> Result<Option<StepCos
         while (sequences.len() as u32) < width {
             sequences.push(context.new_sequence()?);
         }
-        let mut least = Duration::MAX;
-        let start = Instant::now();
-        for time in 0..=TIMES.1 {
+        let time = fastest(TIMES, A_WIDTH, || {
             for sequence in &sequences {
                 batch.push_output(sequence, token)?;
             }
-            let before = Instant::now();
             context.decode(&mut batch)?;
-            // The first of a width builds its graph.
-            if time > 0 {
-                least = least.min(before.elapsed());
-            }
-            if time >= TIMES.0 && start.elapsed() > A_WIDTH {
-                break;
-            }
-        }
-        points.push((width, least.max(Duration::from_nanos(1))));
+            Ok::<_, GenerateError>(())
+        })?;
+        points.push((width, time));
         if begin.elapsed() > PATIENCE {
             break;
         }

@@ -82,7 +82,7 @@ pub enum RequestError {
         vocabulary: u32,
     },
     /// More tokens are to be kept when the context is full than it has room for.
-    #[error("{keep} tokens are to be kept of a full sequence of {limit}: keep fewer than {limit} less 2")]
+    #[error("{keep} tokens are to be kept of a full sequence of {limit}: keep {} at the most", .limit.saturating_sub(2))]
     KeepTooLong {
         /// Tokens to be kept.
         keep: u32,

@@ -1,9 +1,10 @@
 //! Contexts that are made to be measured, and what they take.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::batch::Batch;
 use crate::context::Context;
+use crate::engine::fastest;
 use crate::error::TunerError;
 use crate::id::Token;
 use crate::limits::KvLayout;
@@ -27,24 +28,6 @@ const LONG: Duration = Duration::from_millis(120);
 
 /// Cells beyond the text of each sequence: a step adds one, and is forgotten.
 const SPARE: u32 = 16;
-
-/// The fastest of a few: what others do on the machine makes it slower, and never faster.
-fn fastest(mut once: impl FnMut() -> Result<(), TunerError>) -> Result<Duration, TunerError> {
-    let mut least = Duration::MAX;
-    let begun = Instant::now();
-    // The first builds its graph, and is not counted.
-    for time in 0..=TIMES.1 {
-        let before = Instant::now();
-        once()?;
-        if time > 0 {
-            least = least.min(before.elapsed());
-        }
-        if time >= TIMES.0 && begun.elapsed() > LONG {
-            break;
-        }
-    }
-    Ok(least.max(Duration::from_nanos(1)))
-}
 
 /// Sequences with texts of `length` tokens in memory, each in cells of its own.
 pub(super) struct Decoding {
@@ -82,7 +65,7 @@ impl Decoding {
         }
         let running = &self.sequences[..sequences as usize];
         let (context, batch, length) = (&mut self.context, &mut self.batch, self.length);
-        let time = fastest(|| {
+        let time = fastest(TIMES, LONG, || {
             for sequence in running {
                 // What grew too long for a memory that cannot go back is begun again.
                 if sequence.len() >= length + SPARE - 1 {
@@ -96,7 +79,7 @@ impl Decoding {
                     context.truncate(sequence, length)?;
                 }
             }
-            Ok(())
+            Ok::<_, TunerError>(())
         })?;
         Ok(Step { sequences, time })
     }
@@ -122,13 +105,13 @@ pub(super) fn prefill(model: &Model, base: &ContextParams, setting: Setting, len
         Context::new(model, &params(base, setting).sequences(1).context_tokens(length.saturating_add(SPARE)))?;
     let tokens = text(model, length);
     let mut batch = context.new_batch();
-    let time = fastest(|| {
+    let time = fastest(TIMES, LONG, || {
         let sequence = context.new_sequence()?;
         for chunk in tokens.chunks(batch.capacity() as usize) {
             batch.extend(&sequence, chunk)?;
             context.decode(&mut batch)?;
         }
-        Ok(())
+        Ok::<_, TunerError>(())
     })?;
     Ok(f64::from(length) / time.as_secs_f64())
 }

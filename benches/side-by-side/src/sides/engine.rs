@@ -1,13 +1,12 @@
 //! The engine of `llama-safe`: as many clients as requests run at a time, each with one request after the other.
 
 use std::error::Error;
-use std::sync::Mutex;
-use std::thread;
 use std::time::Instant;
 
 use llama_safe::{ContextParams, EndReason, Engine, Model, Request, StopConditions, Token};
 
-use crate::protocol::{Answer, Order, Served, cells};
+use crate::protocol::{self, Answer, Order, cells};
+use crate::served::{Served, by_clients};
 
 /// Runs an order on an engine of its own, which measures what its steps cost before the clock runs.
 ///
@@ -21,26 +20,11 @@ pub fn run(model: &Model, order: &Order) -> Result<Answer, Box<dyn Error>> {
     // Threads are awake and memory is there before the clock runs.
     drop(engine.generate(Request::tokens([Token(3); 16]).max_tokens(2))?.wait());
 
-    let left: Mutex<Vec<usize>> = Mutex::new((0..order.requests.len()).rev().collect());
-    let next = || left.lock().ok()?.pop();
-    let client = || -> Result<Vec<(usize, Served)>, String> {
-        let mut done = Vec::new();
-        while let Some(index) = next() {
-            done.push((index, serve(&engine, &order.requests[index])?));
-        }
-        Ok(done)
-    };
-    let started = Instant::now();
-    let done: Result<Vec<_>, String> = thread::scope(|scope| {
-        let clients: Vec<_> = (0..order.concurrent).map(|_| scope.spawn(client)).collect();
-        clients.into_iter().map(|client| client.join().unwrap_or_else(|_| Err("a client failed".to_owned()))).collect()
-    });
-    let time = started.elapsed();
-    Ok(Served::answer(order, done?.into_iter().flatten(), time))
+    Ok(by_clients(order, |request| serve(&engine, request))?)
 }
 
 /// One request, with the time of each token.
-fn serve(engine: &Engine, request: &crate::protocol::Request) -> Result<Served, String> {
+fn serve(engine: &Engine, request: &protocol::Request) -> Result<Served, String> {
     let prompt: Vec<Token> = request.prompt.iter().copied().map(Token).collect();
     let request = Request::tokens(prompt).max_tokens(request.generate).stop(StopConditions::new().end_of_text(false));
     let asked = Instant::now();

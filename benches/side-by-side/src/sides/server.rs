@@ -5,14 +5,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::protocol::{Answer, Order, Request, Served, cells};
+use crate::protocol::{Answer, Order, Request, cells};
+use crate::served::{Served, by_clients};
 
 /// So long may a server take to load a model.
 const START: Duration = Duration::from_secs(120);
@@ -49,23 +49,7 @@ pub fn run(program: &Path, model: &Path, order: &Order) -> Result<Answer, Box<dy
     // Threads are awake and memory is there before the clock runs.
     server.complete(&Request { prompt: vec![3; 16], generate: 2 })?;
 
-    let left: Mutex<Vec<usize>> = Mutex::new((0..order.requests.len()).rev().collect());
-    let next = || left.lock().ok()?.pop();
-    let client = || -> Result<Vec<(usize, Served)>, String> {
-        let mut done = Vec::new();
-        while let Some(index) = next() {
-            done.push((index, server.complete(&order.requests[index]).map_err(|error| error.to_string())?));
-        }
-        Ok(done)
-    };
-    let started = Instant::now();
-    let done: Result<Vec<_>, String> = thread::scope(|scope| {
-        let clients: Vec<_> = (0..order.concurrent).map(|_| scope.spawn(client)).collect();
-        clients.into_iter().map(|client| client.join().unwrap_or_else(|_| Err("a client failed".to_owned()))).collect()
-    });
-    let time = started.elapsed();
-
-    Ok(Served::answer(order, done?.into_iter().flatten(), time))
+    Ok(by_clients(order, |request| server.complete(request).map_err(|error| error.to_string()))?)
 }
 
 impl Server {

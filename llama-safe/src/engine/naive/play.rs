@@ -9,7 +9,7 @@ use crate::engine::fallback::FallbackPolicy;
 use crate::engine::job::{Ending, Task, Voice};
 use crate::engine::machine::Machine;
 use crate::engine::prefix::HolderId;
-use crate::engine::stats::Counts;
+use crate::engine::stats::Stats;
 
 use super::memory::Memory;
 use super::voice::{Actor, Heard, Last, alone};
@@ -19,7 +19,7 @@ use super::workload::{Ask, Workload};
 pub(super) struct Run {
     pub core: Core<Memory, Actor>,
     pub heard: Vec<Rc<RefCell<Heard>>>,
-    pub history: Vec<Counts>,
+    pub history: Vec<Stats>,
     pub steps: u64,
 }
 
@@ -29,7 +29,7 @@ pub(super) fn play(workload: &Workload) -> Run {
     let clock = Rc::new(Cell::new(0));
     let heard: Vec<Rc<RefCell<Heard>>> = asks.iter().map(|_| Rc::default()).collect();
     let core = Core::new(Memory::new(*facts, *faults), rules.clone());
-    let mut run = Run { core, heard, history: vec![Counts::default()], steps: 0 };
+    let mut run = Run { core, heard, history: vec![Stats::default()], steps: 0 };
     let begin = Instant::now();
     let most = most_steps(workload);
     let mut submitted = 0;
@@ -161,7 +161,7 @@ fn check_end(run: &Run, workload: &Workload) {
     if workload.is_calm() {
         (0..workload.asks.len()).for_each(|index| check_pace(index, run, workload));
     }
-    let Counts { submitted, completed, cancelled, failed, .. } = core.counts;
+    let Stats { submitted, completed, cancelled, failed, .. } = core.counts;
     assert_eq!(submitted, workload.asks.len() as u64);
     assert_eq!(submitted, completed + cancelled + failed);
     if core.cached.is_empty() {
