@@ -100,6 +100,7 @@ mod graph_sampler;
 mod logprobs;
 mod memory_use;
 mod packing;
+mod panics;
 mod pool;
 mod quirks;
 mod reach;

@@ -121,8 +121,8 @@ fn stop_conditions_that_panic() {
         assert_eq!(answer.tokens, whole.tokens[..4]);
         assert!(whole.text.starts_with(answer.text.trim_end_matches(char::REPLACEMENT_CHARACTER)));
         assert_eq!(message(&with(|| std::panic::panic_any("plain"))), "plain");
-        assert_eq!(message(&with(|| std::panic::panic_any(5))), "something that is no text");
-        assert_eq!(message(&with(|| std::panic::panic_any(Bomb(3)))), "something that is no text");
+        assert_eq!(message(&with(|| std::panic::panic_any(5))), "with a value that is no text");
+        assert_eq!(message(&with(|| std::panic::panic_any(Bomb(3)))), "with a value that is no text");
     });
 }
 

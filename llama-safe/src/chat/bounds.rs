@@ -5,6 +5,7 @@ use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, State, Value};
 
 use crate::error::ChatError;
+use crate::panics;
 
 /// Lists and mappings within each other that a namespace may hold.
 const DEPTH_LIMIT: usize = 200;
@@ -35,10 +36,7 @@ fn on_stack<T: Send>(bytes: u64, run: impl FnOnce() -> T + Send) -> Result<T, Ch
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(bytes).spawn_scoped(scope, run);
         let thread = thread.map_err(|error| failed(format!("no thread with a stack of {bytes} bytes: {error}")))?;
-        thread.join().map_err(|panic| {
-            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            failed(text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default())
-        })
+        thread.join().map_err(|panic| failed(panics::message(panic)))
     })
 }
 

@@ -4,12 +4,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_channel::Sender;
 
 use crate::error::GenerateError;
 use crate::logprobs::{LogProbs, TokenLogProb};
+use crate::panics;
 use crate::sampling::Sampler;
 use crate::stop::{StopReason, Stopper};
 
@@ -87,7 +88,7 @@ impl Voice for Speaker {
         // Where one panics the token counts, and its text comes with the end.
         let (piece, result) = match step {
             Ok(step) => step.map(|(text, over)| (text, Ok(Spoken { token, over })))?,
-            Err(panic) => (String::new(), Err(GenerateError::Panicked { message: message(panic) })),
+            Err(panic) => (String::new(), Err(GenerateError::Panicked { message: panics::message(panic) })),
         };
         // Whoever listened may be gone: the next step ends it.
         let _ = self.events.try_send(Event::Piece(Piece { text: piece, token: Some(token), logprobs }));
@@ -112,27 +113,8 @@ impl Voice for Speaker {
             [catch_unwind(AssertUnwindSafe(|| drop(sampler))), catch_unwind(AssertUnwindSafe(|| drop(stopper)))]
         {
             if let Err(panic) = dropped {
-                message(panic);
+                panics::message(panic);
             }
         }
     }
-}
-
-/// What a panic said.
-fn message(panic: Box<dyn std::any::Any + Send>) -> String {
-    let text = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => (*text).to_owned(),
-        (_, Some(text)) => text.clone(),
-        _ => "something that is no text".to_owned(),
-    };
-    // Its own drop may panic as well, and what it panics with has one again.
-    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-        std::mem::forget(another);
-    }
-    text
-}
-
-/// How long a deadline is away, at least nothing.
-pub(crate) fn until(deadline: Instant, now: Instant) -> Duration {
-    deadline.saturating_duration_since(now)
 }

@@ -12,7 +12,7 @@ use super::embedding::{EmbedJob, Embeds};
 use super::job::Task;
 use super::prefix::HolderId;
 use super::stats::Stats;
-use super::voice::{Speaker, until};
+use super::voice::Speaker;
 
 /// What is done with the requests of an engine that is shut down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,7 +107,7 @@ impl Worker {
         let next = self.core.next_deadline().into_iter().chain(end).min();
         let received = match next {
             None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(deadline) => self.commands.recv_timeout(until(deadline, Instant::now())),
+            Some(deadline) => self.commands.recv_timeout(deadline.saturating_duration_since(Instant::now())),
         };
         match received {
             Ok(command) => waiting.push_back(command),

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::SamplingError;
 use crate::id::Token;
+use crate::panics;
 
 use super::candidates::Candidates;
 use super::field::Field;
@@ -152,20 +153,6 @@ impl fmt::Debug for Custom {
 
 /// Runs the user's code. What it may have left half done is thrown away by the caller.
 fn caught<T>(step: usize, run: impl FnOnce() -> T) -> Result<T, SamplingError> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
-        let message = match panic.downcast::<String>() {
-            Ok(text) => *text,
-            Err(panic) => match panic.downcast::<&'static str>() {
-                Ok(text) => (*text).to_owned(),
-                Err(panic) => {
-                    // Its destructor may panic as well, and what it panics with has one again.
-                    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-                        std::mem::forget(another);
-                    }
-                    "with a value that is no text".to_owned()
-                }
-            },
-        };
-        SamplingError::CustomPanicked { step, message }
-    })
+    catch_unwind(AssertUnwindSafe(run))
+        .map_err(|panic| SamplingError::CustomPanicked { step, message: panics::message(panic) })
 }
