@@ -10,6 +10,7 @@ pub mod others;
 pub mod process;
 pub mod protocol;
 pub mod report;
+pub mod resident;
 pub mod roster;
 pub mod rounds;
 pub mod served;

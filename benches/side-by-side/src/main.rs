@@ -47,7 +47,7 @@ struct Arguments {
     /// llama.cpp's server as one more side: where its binary is.
     #[arg(long, value_name = "PROGRAM")]
     llama_server: Option<PathBuf>,
-    /// Leaves out the workloads in which more requests come than run at a time.
+    /// Leaves out the workloads whose requests are served as they come.
     #[arg(long)]
     only_uniform: bool,
     /// Only these sides of those that there are.
@@ -61,14 +61,21 @@ struct Arguments {
     redraw: bool,
 }
 
-/// The models that are measured if nothing is said, each with its numbers of sequences.
-const FULL: [(BenchModel, &[u32]); 3] = [
-    (BenchModel::M135Q8, &[1, 2, 4, 8, 16, 32]),
-    (BenchModel::M135Q4, &[1, 2, 4, 8, 16, 32]),
-    (BenchModel::M500Q4, &[1, 2, 4, 8]),
-];
+/// What is measured of a model: uniform requests by numbers of sequences, and whether requests are served as well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Plan {
+    model: BenchModel,
+    widths: Vec<u32>,
+    served: bool,
+}
+
+/// The models that are measured if nothing is said, each with its numbers of sequences. The first one serves requests too.
+const FULL: [(BenchModel, &[u32]); 3] =
+    [(BenchModel::M135Q8, &[1, 2, 4, 8, 16, 32]), (BenchModel::M135Q4, &[2, 8, 32]), (BenchModel::M500Q4, &[8])];
 const QUICK_SIDES: [&str; 3] = ["c-loop", "batch", "single"];
 const QUICK: [(BenchModel, &[u32]); 1] = [(BenchModel::M135Q8, &[1, 2, 8])];
+/// How many clients send requests under load.
+const LOADS: [u32; 3] = [8, 16, 32];
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
@@ -78,38 +85,44 @@ fn main() -> Result<()> {
         (None, true) => target.join("bench/quick.json"),
         (None, false) => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/performance/bench.json"),
     };
-    let report = if arguments.redraw { Report::read(&out)? } else { measure(&arguments, &target)? };
+    let report = if arguments.redraw { Report::read(&out)? } else { measure(&arguments, &target, &out)? };
     for path in report.write(&out)? {
         note(&format!("wrote {}", path.display()));
     }
     io::stdout().write_all(report.tables().as_bytes()).context("writing to standard output")
 }
 
-fn measure(arguments: &Arguments, target: &Path) -> Result<Report> {
+/// Measures one model after the other; what is known after each is written to `out`, so that a run that ends early is not lost.
+fn measure(arguments: &Arguments, target: &Path, out: &Path) -> Result<Report> {
     let sides = sides(arguments, target)?;
     let plan = plan(arguments);
     let mut files = Vec::with_capacity(plan.len());
-    for (model, _) in &plan {
+    for Plan { model, .. } in &plan {
         note(&format!("writing the model {}", model.name()));
         files.push(model.write(&target.join("bench"))?);
     }
     let threads = arguments.threads.unwrap_or_else(|| u32::try_from(machine::cores()).unwrap_or(1));
-    let mut header = Header::before(command(), threads, arguments.rounds);
+    let header = Header::before(command(), threads, arguments.rounds);
     warn(header.load_before, header.cores);
 
+    let mut report = Report { header, rows: Vec::new(), differences: Vec::new() };
     let mut measured: Vec<Measured> = Vec::new();
-    for ((model, widths), file) in plan.iter().zip(&files) {
+    for (Plan { model, widths, served }, file) in plan.iter().zip(&files) {
         let vocabulary = model.vocabulary();
         let mut orders: Vec<_> = widths.iter().map(|width| workload::uniform(vocabulary, *width, threads)).collect();
-        if !arguments.quick && !arguments.only_uniform {
-            orders.extend([workload::load(vocabulary, threads), workload::shared(vocabulary, threads)]);
+        if *served {
+            orders.extend(LOADS.map(|clients| workload::load(vocabulary, clients, threads)));
+            orders.extend([workload::shared(vocabulary, threads), workload::ragged(vocabulary, threads)]);
         }
         let done = rounds::measure(&sides, (model.name(), file), &orders, arguments.rounds, note)?;
         measured.extend(done.rows);
-        header.versions.extend(done.versions);
+        report.header.versions.extend(done.versions);
+        report.header.load_after = machine::load();
+        report.rows = summary::rows(&measured);
+        report.differences = summary::differences(&measured);
+        report.write(out)?;
     }
-    header.load_after = machine::load();
-    Ok(Report { header, rows: summary::rows(&measured), differences: summary::differences(&measured) })
+    Ok(report)
 }
 
 fn sides(arguments: &Arguments, target: &Path) -> Result<Vec<Side>> {
@@ -141,7 +154,7 @@ fn sides(arguments: &Arguments, target: &Path) -> Result<Vec<Side>> {
     Ok(sides)
 }
 
-fn plan(arguments: &Arguments) -> Vec<(BenchModel, Vec<u32>)> {
+fn plan(arguments: &Arguments) -> Vec<Plan> {
     let usual: &[(BenchModel, &[u32])] = if arguments.quick { &QUICK } else { &FULL };
     let widths_of = |model: BenchModel| {
         let widths = usual.iter().find(|(usual, _)| *usual == model).map_or(QUICK[0].1, |(_, widths)| widths);
@@ -151,7 +164,10 @@ fn plan(arguments: &Arguments) -> Vec<(BenchModel, Vec<u32>)> {
         [] => usual.iter().map(|(model, _)| *model).collect(),
         some => some.to_vec(),
     };
-    models.into_iter().map(|model| (model, widths_of(model))).collect()
+    let serves =
+        |index: usize| !arguments.quick && !arguments.only_uniform && (index == 0 || !arguments.models.is_empty());
+    let plan = |(index, model)| Plan { model, widths: widths_of(model), served: serves(index) };
+    models.into_iter().enumerate().map(plan).collect()
 }
 
 /// The target directory, from where this program lies: cargo marks its root.

@@ -17,14 +17,14 @@ pub struct Hello {
     pub version: String,
 }
 
-/// What a side is to do: requests that all come at once.
+/// What a side is to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     /// The workload's name.
     pub workload: String,
     /// Threads that compute.
     pub threads: u32,
-    /// The most requests at a time. A side that takes one at a time may ignore it.
+    /// The most requests that a side computes at a time. One that takes one after the other may ignore it.
     pub concurrent: u32,
     /// Each with its own prompt.
     pub requests: Vec<Request>,
@@ -37,6 +37,9 @@ pub struct Request {
     pub prompt: Vec<i32>,
     /// Tokens to generate: the likeliest each time, of equally likely ones the lowest. None of them ends the text.
     pub generate: u32,
+    /// When it comes, milliseconds after the order began. 0 for all where clients send one request after the other.
+    #[serde(default)]
+    pub after_ms: u32,
 }
 
 /// What came of an order.

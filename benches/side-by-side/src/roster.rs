@@ -8,10 +8,11 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::protocol::Order;
+use crate::workload::UNIFORM;
 
 /// The side that the others are held against.
 pub const REFERENCE: &str = "c-loop";
-/// The side that the others are held against where more requests come than run at a time.
+/// The side that the others are held against where requests are served as they come.
 pub const SERVED_REFERENCE: &str = "single";
 /// The sides that are this library as it is to be used.
 pub const OURS: [&str; 2] = ["batch", "engine"];
@@ -23,19 +24,35 @@ pub struct Side {
     pub name: String,
     /// Program and arguments.
     pub program: Vec<OsString>,
-    /// It takes no more requests of an order than this: one that computes them one after the other is as fast with few as with many.
+    /// It takes no more requests of an order than this, where all are of the same lengths and there at once: one that computes them one
+    /// after the other is as fast with few as with many.
     pub most_requests: Option<usize>,
-    /// Whether it takes more requests than run at a time.
-    pub queues: bool,
+    /// The orders that it is asked for.
+    pub takes: Takes,
     /// Its tokens have to be those of [`REFERENCE`]: it calls the same kernels with the same batches.
     pub same_tokens: bool,
+}
+
+/// Orders by how their requests come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Those whose requests all run at once.
+    AtOnce,
+    /// Those whose requests are served as they come: as clients get to them, or over time.
+    Served,
+    /// All.
+    Both,
 }
 
 impl Side {
     /// Whether it is asked for an order.
     #[must_use]
     pub fn takes(&self, order: &Order) -> bool {
-        self.queues || !is_served(order)
+        match self.takes {
+            Takes::AtOnce => !is_served(order),
+            Takes::Served => is_served(order),
+            Takes::Both => true,
+        }
     }
 
     /// The process on a model.
@@ -47,10 +64,10 @@ impl Side {
     }
 }
 
-/// Whether more requests come than run at a time.
+/// Whether requests are served as they come.
 #[must_use]
 pub fn is_served(order: &Order) -> bool {
-    order.requests.len() > order.concurrent as usize
+    order.workload != UNIFORM
 }
 
 /// The side that the others are held against in an order.
@@ -69,18 +86,18 @@ const SINGLE_REQUESTS: usize = 4;
 /// Where this program does not know where it is.
 pub fn ours() -> Result<Vec<Side>> {
     let side = side_program()?;
-    let row = |name: &str, most_requests, queues, same_tokens| Side {
+    let row = |name: &str, most_requests, takes, same_tokens| Side {
         name: name.to_owned(),
         program: vec![side.clone().into(), name.into()],
         most_requests,
-        queues,
+        takes,
         same_tokens,
     };
     Ok(vec![
-        row(REFERENCE, None, false, true),
-        row("batch", None, false, true),
-        row(SERVED_REFERENCE, Some(SINGLE_REQUESTS), true, false),
-        row("engine", None, true, false),
+        row(REFERENCE, None, Takes::AtOnce, true),
+        row("batch", None, Takes::AtOnce, true),
+        row(SERVED_REFERENCE, Some(SINGLE_REQUESTS), Takes::Both, false),
+        row("engine", None, Takes::Both, false),
     ])
 }
 
@@ -99,7 +116,7 @@ pub fn llama_cpp_program(kind: &str, program: &Path) -> Result<Side> {
         name: format!("llama-{kind}"),
         program: vec![side_program()?.into(), kind.into(), program.into()],
         most_requests: None,
-        queues: kind == "server",
+        takes: if kind == "server" { Takes::Served } else { Takes::AtOnce },
         same_tokens: false,
     })
 }
@@ -134,7 +151,7 @@ fn peer(target: &Path, name: &str, arguments: &[&str], rustflags: Option<&str>) 
         name: name.to_owned(),
         program: vec![program.into()],
         most_requests: None,
-        queues: false,
+        takes: Takes::AtOnce,
         same_tokens: false,
     })
 }
@@ -150,7 +167,7 @@ pub fn external(text: &str) -> Result<Side> {
             name: name.to_owned(),
             program: vec![PathBuf::from(program).into()],
             most_requests: None,
-            queues: false,
+            takes: Takes::AtOnce,
             same_tokens: false,
         }),
         _ => bail!("a side is NAME=PROGRAM, not {text:?}"),

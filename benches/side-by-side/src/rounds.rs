@@ -1,6 +1,7 @@
 //! Rounds: in each of them every order is run by one side after the other.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -8,7 +9,9 @@ use anyhow::{Context, Result, bail};
 use crate::others::Snapshot;
 use crate::process::Process;
 use crate::protocol::{Answer, Order};
+use crate::resident::{PEAK, forget_peak, peak_mib};
 use crate::roster::{Side, reference};
+use crate::workload::over_time;
 
 /// What a side has done with one order, over all rounds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -75,7 +78,7 @@ pub fn measure(
             note(&format!("{}, {} sequences, round {} of {rounds}", model.0, order.concurrent, round + 1));
             let mut wanted: Option<Vec<Vec<i32>>> = None;
             for ((side, process), row) in processes.iter_mut().zip(rows).filter(|((side, _), _)| side.takes(order)) {
-                let order = shortened(order, side.most_requests);
+                let order = if over_time(order) { order.clone() } else { shortened(order, side.most_requests) };
                 let (answer, others) = turn(process, &order).with_context(|| format!("side {}", side.name))?;
                 row.others = others.into_iter().chain(row.others).reduce(f64::max);
                 for (metric, value) in answer.metrics {
@@ -117,9 +120,14 @@ const TRIES: u32 = 4;
 fn turn(process: &mut Process, order: &Order) -> Result<(Answer, Option<f64>)> {
     let mut quietest: Option<(Answer, f64)> = None;
     for _ in 0..TRIES {
+        forget_peak(process.id());
         let before = Snapshot::take(process.id());
-        let answer = process.run(order)?;
+        let mut answer = process.run(order)?;
         let after = Snapshot::take(process.id());
+        // A side whose work is another process's has told its own.
+        if let (Entry::Vacant(free), Some(peak)) = (answer.metrics.entry(PEAK.to_owned()), peak_mib(process.id())) {
+            free.insert(peak);
+        }
         let (Some(before), Some(after)) = (before, after) else { return Ok((answer, None)) };
         let others = after.others_since(before);
         if quietest.as_ref().is_none_or(|(_, least)| others < *least) {
@@ -146,7 +154,7 @@ fn different(outputs: &[Vec<i32>], wanted: &[Vec<i32>]) -> usize {
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
-    use crate::roster::REFERENCE;
+    use crate::roster::{REFERENCE, Takes};
     use crate::workload::uniform;
 
     /// A side whose answers are always the same.
@@ -154,7 +162,7 @@ mod tests {
         let answer = format!(r#"{{"metrics":{{"speed":1.5}},"outputs":[[{tokens}]]}}"#);
         let script = format!(r#"echo '{{"version":"{name} 1"}}'; while read order; do echo '{answer}'; done"#);
         let program = ["sh", "-c", &script].map(Into::into).to_vec();
-        Side { name: name.to_owned(), program, most_requests: None, queues: false, same_tokens }
+        Side { name: name.to_owned(), program, most_requests: None, takes: Takes::AtOnce, same_tokens }
     }
 
     #[test]
@@ -178,10 +186,10 @@ mod tests {
     #[test]
     fn what_is_served_is_for_those_that_queue() {
         let mut sides = [side(REFERENCE, "1,2", true), side("single", "1,2", false), side("engine", "1,2", false)];
-        sides[1].queues = true;
-        sides[2].queues = true;
-        // One request, and none at a time: the answers have one output.
-        let queued = Order { concurrent: 0, ..uniform(512, 1, 1) };
+        sides[1].takes = Takes::Both;
+        sides[2].takes = Takes::Served;
+        // One request: the answers have one output.
+        let queued = Order { workload: "load".to_owned(), ..uniform(512, 1, 1) };
         let measured = measure(&sides, ("m", Path::new("m.gguf")), &[queued], 1, |_| {}).unwrap();
         let rows: Vec<_> = measured.rows.iter().map(|row| (row.side.as_str(), row.compared)).collect();
         assert_eq!(rows, [("single", 0), ("engine", 1)]);

@@ -6,13 +6,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::protocol::{Answer, Order, Request};
+use crate::workload::over_time;
 
 /// One request of those that are served as they come.
 #[derive(Clone, Debug, Default)]
 pub struct Served {
     /// What was generated.
     pub tokens: Vec<i32>,
-    /// When each token came, from when the request was sent.
+    /// When each token came, from when the request came.
     pub at: Vec<Duration>,
 }
 
@@ -50,7 +51,8 @@ fn percentile(times: &mut [Duration], share: f64) -> Option<f64> {
     times.get(place.saturating_sub(1)).map(|time| time.as_secs_f64() * 1e3)
 }
 
-/// Has clients send the requests of an order, one after the other each, until all are served.
+/// Has clients send the requests of an order until all are served: as many clients as run at a time, each one request after the other;
+/// or, where requests come over time, each when it comes.
 ///
 /// # Errors
 ///
@@ -58,29 +60,40 @@ fn percentile(times: &mut [Duration], share: f64) -> Option<f64> {
 pub fn by_clients(order: &Order, serve: impl Fn(&Request) -> Result<Served, String> + Sync) -> Result<Answer, String> {
     let left: Mutex<Vec<usize>> = Mutex::new((0..order.requests.len()).rev().collect());
     let next = || left.lock().ok()?.pop();
+    let started = Instant::now();
     let client = || -> Result<Vec<(usize, Served)>, String> {
         let mut done = Vec::new();
         while let Some(index) = next() {
-            done.push((index, serve(&order.requests[index])?));
+            let request = &order.requests[index];
+            thread::sleep(arrival(request).saturating_sub(started.elapsed()));
+            done.push((index, serve(request)?));
         }
         Ok(done)
     };
-    let started = Instant::now();
+    let clients = if over_time(order) { order.requests.len() } else { order.concurrent as usize };
     let done: Result<Vec<_>, String> = thread::scope(|scope| {
-        let clients: Vec<_> = (0..order.concurrent).map(|_| scope.spawn(client)).collect();
+        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
         clients.into_iter().map(|client| client.join().unwrap_or_else(|_| Err("a client failed".to_owned()))).collect()
     });
     let time = started.elapsed();
     Ok(Served::answer(order, done?.into_iter().flatten(), time))
 }
 
+/// When a request comes, from the beginning of its order.
+#[must_use]
+pub fn arrival(request: &Request) -> Duration {
+    Duration::from_millis(request.after_ms.into())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
 
     #[test]
     fn each_request_is_served_once_and_answers_keep_their_places() {
-        let order = crate::workload::load(512, 1);
+        let order = crate::workload::load(512, 8, 1);
         let served = |request: &Request| {
             let at = [10, 12, 19].map(Duration::from_millis).to_vec();
             Ok(Served { tokens: vec![request.prompt[0]; 3], at })
@@ -93,5 +106,23 @@ mod tests {
         let ratio = answer.metrics["total_tokens_per_second"] / answer.metrics["generated_tokens_per_second"];
         assert!((ratio - (128.0 + 2.0) / 2.0).abs() < 1e-6, "the first token comes with the prompt: {ratio}");
         assert_eq!(by_clients(&order, |_| Err("no".to_owned())), Err("no".to_owned()));
+    }
+
+    #[test]
+    fn requests_that_come_over_time_do_not_wait_for_one_another() {
+        let mut order = crate::workload::uniform(512, 3, 1);
+        for (request, after_ms) in order.requests.iter_mut().zip([0, 1, 2]) {
+            request.after_ms = after_ms;
+        }
+        order.concurrent = 1;
+        // None of them is done before all have come.
+        let come = Barrier::new(3);
+        let started = Instant::now();
+        let answer = by_clients(&order, |request| {
+            assert!(started.elapsed() >= arrival(request));
+            come.wait();
+            Ok(Served { tokens: vec![request.prompt[0]], at: vec![Duration::ZERO] })
+        });
+        assert_eq!(answer.unwrap().outputs.len(), 3);
     }
 }

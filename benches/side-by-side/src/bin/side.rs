@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             serve("llama-batched-bench, as it was given", |order| batched_bench::run(&program, &model, order))
         }
         Side::Server { program, model } => {
-            serve("llama-server, as it was given", |order| server::run(&program, &model, order))
+            serve(server::version(&program), |order| server::run(&program, &model, order))
         }
     }
 }

@@ -1,10 +1,11 @@
-//! Charts as SVG: a rate over the number of sequences.
+//! Charts as SVG: what was measured over the number of sequences.
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-use super::{distinct, title};
+use super::{distinct, title, unit};
 use crate::summary::Row;
+use crate::workload::UNIFORM;
 
 const SIZE: (u32, u32) = (720, 420);
 
@@ -19,16 +20,18 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(86, 180, 233),
 ];
 
-/// A chart for each model and rate of the uniform workload that has more than one width: its name, and the SVG.
+/// A chart for each model, workload and metric that has more than one width: its name, and the SVG.
 pub fn all(rows: &[Row]) -> Result<Vec<(String, String)>> {
     let mut charts = Vec::new();
-    for (model, metric) in distinct(rows.iter().map(|row| (row.model.as_str(), row.metric.as_str()))) {
-        let Some(rate) = metric.strip_suffix("_tokens_per_second") else { continue };
-        let of_chart = |row: &&Row| row.workload == "uniform" && row.model == model && row.metric == metric;
+    let keys = rows.iter().map(|row| (row.model.as_str(), row.workload.as_str(), row.metric.as_str()));
+    for (model, workload, metric) in distinct(keys) {
+        let of_chart =
+            |row: &&Row| (row.model.as_str(), row.workload.as_str(), &*row.metric) == (model, workload, metric);
         let rows: Vec<&Row> = rows.iter().filter(of_chart).collect();
         if distinct(rows.iter().map(|row| row.sequences)).len() > 1 {
-            let name = format!("{}-{rate}", model.to_lowercase().replace(' ', "-"));
-            charts.push((name, chart(&format!("{model}: {}", title(metric)), &rows)?));
+            let short = metric.trim_end_matches("_tokens_per_second");
+            let name = format!("{model}-{workload}-{short}").to_lowercase().replace([' ', '_'], "-");
+            charts.push((name, chart(&format!("{model}, {workload}: {}", title(metric)), &rows)?));
         }
     }
     Ok(charts)
@@ -41,6 +44,8 @@ fn chart(caption: &str, rows: &[&Row]) -> Result<String> {
     let place = |sequences: u32| f64::from(sequences.max(1)).log2();
     let last = widths.iter().copied().map(place).fold(0.0, f64::max);
     let highest = rows.iter().map(|row| row.max).fold(0.0, f64::max);
+    let served = rows.iter().any(|row| row.workload != UNIFORM);
+    let unit = rows.first().map_or("", |row| unit(&row.metric));
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
@@ -57,8 +62,8 @@ fn chart(caption: &str, rows: &[&Row]) -> Result<String> {
             .disable_x_mesh()
             .x_labels(last as usize + 1)
             .x_label_formatter(&|place| format!("{:.0}", place.exp2()))
-            .x_desc("sequences in a batch")
-            .y_desc("tokens/s")
+            .x_desc(if served { "requests at a time" } else { "sequences in a batch" })
+            .y_desc(unit)
             .label_style(("sans-serif", 15))
             .axis_desc_style(("sans-serif", 16))
             .y_label_formatter(&|rate| format!("{rate:.0}"))
@@ -106,10 +111,16 @@ mod tests {
         let charts = all(&report().rows).unwrap();
         assert_eq!(charts.len(), 1);
         let (name, svg) = &charts[0];
-        assert_eq!(name, "135m-q8_0-generation");
-        for part in
-            ["<svg", "</svg>", "135M Q8_0: generation, tokens/s", "batch", "c-loop", "peer", "sequences in a batch"]
-        {
+        assert_eq!(name, "135m-q8-0-uniform-generation");
+        for part in [
+            "<svg",
+            "</svg>",
+            "135M Q8_0, uniform: generation, tokens/s",
+            "batch",
+            "c-loop",
+            "peer",
+            "sequences in a batch",
+        ] {
             assert!(svg.contains(part), "{part}");
         }
         assert!(svg.matches("<polyline").count() > 3);

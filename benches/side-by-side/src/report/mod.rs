@@ -34,7 +34,7 @@ impl Report {
         serde_json::from_str(&text).with_context(|| format!("{} is no report", path.display()))
     }
 
-    /// Writes the JSON to `path`, the tables beside it as `.md`, and a chart for each model and rate as `.svg`. Returns the files.
+    /// Writes the JSON to `path`, the tables beside it as `.md`, and a chart for each model, workload and metric as `.svg`. Returns the files.
     ///
     /// # Errors
     ///
@@ -75,12 +75,18 @@ fn distinct<'a, T: PartialEq + Copy>(values: impl Iterator<Item = T> + 'a) -> Ve
     seen
 }
 
+/// The units that metrics end in, and what people call them.
+const UNITS: [(&str, &str); 3] = [("_tokens_per_second", "tokens/s"), ("_ms", "ms"), ("_mib", "MiB")];
+
 /// A metric as people read it: `generation_tokens_per_second` is "generation, tokens/s".
 fn title(metric: &str) -> String {
-    match metric.strip_suffix("_tokens_per_second") {
-        Some(part) => format!("{part}, tokens/s"),
-        None => metric.replace('_', " "),
-    }
+    let of_unit = |(end, unit): &(&str, &str)| Some(format!("{}, {unit}", metric.strip_suffix(end)?.replace('_', " ")));
+    UNITS.iter().find_map(of_unit).unwrap_or_else(|| metric.replace('_', " "))
+}
+
+/// What a metric is counted in; nothing where it does not say.
+fn unit(metric: &str) -> &'static str {
+    UNITS.iter().find(|(end, _)| metric.ends_with(end)).map_or("", |(_, unit)| unit)
 }
 
 #[cfg(test)]
@@ -118,7 +124,7 @@ mod tests {
         let path = folder.join("bench.json");
         let files = report().write(&path).unwrap();
         let names: Vec<_> = files.iter().filter_map(|file| file.file_name()?.to_str()).collect();
-        assert_eq!(names, ["bench.json", "bench.md", "bench-135m-q8_0-generation.svg"]);
+        assert_eq!(names, ["bench.json", "bench.md", "bench-135m-q8-0-uniform-generation.svg"]);
         assert_eq!(Report::read(&path).unwrap(), report_with_date(&path));
         assert!(Report::read(&files[1]).is_err());
         fs::remove_dir_all(&folder).unwrap();
@@ -133,6 +139,7 @@ mod tests {
     #[test]
     fn titles() {
         assert_eq!(title("prefill_tokens_per_second"), "prefill, tokens/s");
-        assert_eq!(title("first_token_p50_ms"), "first token p50 ms");
+        assert_eq!(title("first_token_p50_ms"), "first token p50, ms");
+        assert_eq!((unit("peak_resident_mib"), unit("count")), ("MiB", ""));
     }
 }

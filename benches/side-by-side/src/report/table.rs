@@ -94,7 +94,7 @@ fn line(first: &str, cells: impl Iterator<Item = String>) -> String {
 
 fn tokens(report: &Report) -> String {
     let mut text = format!(
-        "\n### Tokens\n\nOutputs with a token that {REFERENCE} has not ({SERVED_REFERENCE} where requests queue), of all outputs:\n\n"
+        "\n### Tokens\n\nOutputs with a token that {REFERENCE} has not ({SERVED_REFERENCE} where requests are served as they come), of all outputs:\n\n"
     );
     for side in distinct(report.differences.iter().map(|one| one.side.as_str())) {
         let of_side = report.differences.iter().filter(|one| one.side == side);

@@ -12,7 +12,19 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::protocol::{Answer, Order, Request, cells};
+use crate::resident::{PEAK, peak_mib};
 use crate::served::{Served, by_clients};
+
+/// What it says that it is.
+#[must_use]
+pub fn version(program: &Path) -> String {
+    let output = Command::new(program).arg("--version").output();
+    // It speaks on standard error.
+    let text = output.map(|output| [output.stderr, output.stdout].concat()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let version = text.lines().find(|line| line.starts_with("version")).unwrap_or("as it was given");
+    format!("llama-server, {version}")
+}
 
 /// So long may a server take to load a model.
 const START: Duration = Duration::from_secs(120);
@@ -47,9 +59,11 @@ struct Part {
 pub fn run(program: &Path, model: &Path, order: &Order) -> Result<Answer, Box<dyn Error>> {
     let server = Server::start(program, model, order)?;
     // Threads are awake and memory is there before the clock runs.
-    server.complete(&Request { prompt: vec![3; 16], generate: 2 })?;
+    server.complete(&Request { prompt: vec![3; 16], generate: 2, after_ms: 0 })?;
 
-    Ok(by_clients(order, |request| server.complete(request).map_err(|error| error.to_string()))?)
+    let mut answer = by_clients(order, |request| server.complete(request).map_err(|error| error.to_string()))?;
+    answer.metrics.extend(peak_mib(server.child.id()).map(|peak| (PEAK.to_owned(), peak)));
+    Ok(answer)
 }
 
 impl Server {
@@ -208,6 +222,7 @@ mod tests {
     #[test]
     fn a_program_that_ends_is_an_error() {
         let order = crate::workload::uniform(512, 2, 1);
+        assert_eq!(version(Path::new("false")), "llama-server, as it was given");
         let error = run(Path::new("false"), Path::new("m.gguf"), &order).unwrap_err().to_string();
         assert!(error.contains("exit status: 1"), "{error}");
     }
