@@ -129,7 +129,7 @@ fn sides(arguments: &Arguments, target: &Path) -> Result<Vec<Side>> {
     let mut sides = roster::ours()?;
     if !arguments.quick && !arguments.without_peers {
         note("building llama-cpp-2, if it is not there yet");
-        sides.extend(roster::llama_cpp_2(target)?);
+        sides.extend(roster::llama_cpp_2(target, |name| is_wanted(arguments, name))?);
     }
     if let Some(program) = &arguments.llama_batched_bench {
         sides.push(roster::llama_cpp_program("batched-bench", program)?);
@@ -150,8 +150,12 @@ fn sides(arguments: &Arguments, target: &Path) -> Result<Vec<Side>> {
     if let Some(unknown) = arguments.only.iter().find(|name| sides.iter().all(|side| side.name != **name)) {
         bail!("there is no side {unknown}");
     }
-    sides.retain(|side| arguments.only.is_empty() || arguments.only.contains(&side.name));
+    sides.retain(|side| is_wanted(arguments, &side.name));
     Ok(sides)
+}
+
+fn is_wanted(arguments: &Arguments, side: &str) -> bool {
+    arguments.only.is_empty() || arguments.only.iter().any(|only| only == side)
 }
 
 fn plan(arguments: &Arguments) -> Vec<Plan> {

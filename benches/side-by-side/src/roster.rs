@@ -121,15 +121,17 @@ pub fn llama_cpp_program(kind: &str, program: &Path) -> Result<Side> {
     })
 }
 
-/// llama-cpp-2, built in release mode: with its default features as cargo builds it, and with what makes it fastest on a CPU.
+/// llama-cpp-2, built in release mode: with its default features as cargo builds it, and with what makes it fastest on a CPU. Only what
+/// is wanted is built.
 ///
 /// # Errors
 ///
 /// Where cargo fails.
-pub fn llama_cpp_2(target: &Path) -> Result<Vec<Side>> {
-    let default = peer(target, "llama-cpp-2", &[], None)?;
-    let native = peer(target, "llama-cpp-2-native", &["--no-default-features"], Some("-C target-cpu=native"))?;
-    Ok(vec![default, native])
+pub fn llama_cpp_2(target: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<Side>> {
+    let builds: [(&str, &[&str], Option<&str>); 2] =
+        [("llama-cpp-2", &[], None), ("llama-cpp-2-native", &["--no-default-features"], Some("-C target-cpu=native"))];
+    let wanted = builds.into_iter().filter(|(name, ..)| is_wanted(name));
+    wanted.map(|(name, arguments, rustflags)| peer(target, name, arguments, rustflags)).collect()
 }
 
 /// Builds the program in `benches/llama-cpp-2` into a target directory of its own.
