@@ -162,7 +162,8 @@ impl EngineBuilder {
         self
     }
 
-    /// Tokens of prompts in a step in which answers go on: the longest that these wait for a prompt. 128 where this says nothing.
+    /// Tokens of prompts in a step, but for one that is computed while nothing else runs: the longest that answers wait for prompts, and
+    /// that a prompt waits for others. 128 where this says nothing.
     #[must_use]
     pub fn prompt_chunk(mut self, tokens: u32) -> Self {
         self.chunk = tokens;

@@ -1,7 +1,7 @@
 //! The engine without its thread: requests in, steps, answers out.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use crate::id::Token;
@@ -13,7 +13,9 @@ use super::lookup::Lookup;
 use super::machine::{Facts, Machine};
 use super::plan::{self, Line, Room};
 use super::prefix::{HolderId, PrefixTree};
+use super::running::Running;
 use super::stats::Stats;
+use super::waiting::Waiting;
 use super::width::StepCosts;
 
 /// What an engine was told.
@@ -59,13 +61,9 @@ pub(crate) struct Core<M: Machine, V: Voice> {
     pub(super) machine: M,
     pub(super) facts: Facts,
     pub(super) rules: Rules,
-    /// Requests that wait, in their order.
-    pub(super) waiting: BTreeMap<(i64, HolderId), JobOf<M, V>>,
-    /// Where each of them is.
-    orders: HashMap<HolderId, i64>,
+    pub(super) waiting: Waiting<M::Sequence, M::Saved, V>,
     deadlines: BTreeSet<(Instant, HolderId)>,
-    /// Requests that have a sequence.
-    pub(super) running: Vec<JobOf<M, V>>,
+    pub(super) running: Running<M::Sequence, M::Saved, V>,
     pub(super) cached: BTreeMap<HolderId, Cached<M::Sequence>>,
     pub(super) spilled: BTreeMap<HolderId, Spilled<M::Saved>>,
     /// Bytes of `spilled`, and of what waiting requests have saved.
@@ -76,7 +74,7 @@ pub(crate) struct Core<M: Machine, V: Voice> {
     /// Whose tokens memory has had since it was last emptied.
     pub(super) touched: Touched,
     /// Groups whose turn is still to come in this round.
-    turns: VecDeque<Vec<HolderId>>,
+    turns: VecDeque<BTreeSet<HolderId>>,
     pub(super) step: u64,
     /// What it has done; how things stand is filled in when somebody asks.
     pub(super) counts: Stats,
@@ -115,10 +113,9 @@ impl<M: Machine, V: Voice> Core<M, V> {
             machine,
             facts,
             rules,
-            waiting: BTreeMap::new(),
-            orders: HashMap::new(),
+            waiting: Waiting::new(),
             deadlines: BTreeSet::new(),
-            running: Vec::new(),
+            running: Running::new(),
             cached: BTreeMap::new(),
             spilled: BTreeMap::new(),
             spilled_bytes: 0,
@@ -170,15 +167,20 @@ impl<M: Machine, V: Voice> Core<M, V> {
 
     /// Ends all requests.
     pub(crate) fn cancel_all(&mut self) {
-        let all: Vec<HolderId> = self.waiting.keys().map(|(_, holder)| *holder).collect();
-        let all: Vec<HolderId> = all.into_iter().chain(self.running.iter().map(|job| job.holder)).collect();
+        let mut all = self.waiting.holders();
+        all.extend(self.running.iter().map(|job| job.holder));
         all.into_iter().for_each(|holder| self.cancel(holder));
     }
 
-    /// Has every request go on, however far its listener is behind.
+    /// Has every request that there is go on to its end, however far its listener is behind.
     pub(crate) fn listen_to_nobody(&mut self) {
-        let all = self.waiting.values_mut().chain(&mut self.running);
-        all.for_each(|job| job.voice.speak_on());
+        self.waiting.speak_on();
+        self.running.iter_mut().for_each(|job| job.voice.speak_on());
+    }
+
+    /// A request's listener has read something.
+    pub(crate) fn heard(&mut self, holder: HolderId) {
+        self.waiting.heard(holder);
     }
 
     /// What it does, and has done.
@@ -231,23 +233,11 @@ impl<M: Machine, V: Voice> Core<M, V> {
         }
     }
 
-    /// Where a running request is.
-    pub(super) fn place(&self, holder: HolderId) -> Option<usize> {
-        self.running.iter().position(|job| job.holder == holder)
-    }
-
     pub(super) fn wait(&mut self, job: JobOf<M, V>) {
         if let Some(deadline) = job.deadline {
             self.deadlines.insert((deadline, job.holder));
         }
-        self.orders.insert(job.holder, job.order);
-        self.waiting.insert((job.order, job.holder), job);
-    }
-
-    /// A request that waits no more.
-    pub(super) fn call(&mut self, key: (i64, HolderId)) -> Option<JobOf<M, V>> {
-        self.orders.remove(&key.1);
-        self.waiting.remove(&key)
+        self.waiting.push(job);
     }
 
     fn end_unwanted(&mut self, now: Instant) {
@@ -260,18 +250,16 @@ impl<M: Machine, V: Voice> Core<M, V> {
     }
 
     fn end_any(&mut self, holder: HolderId, ending: Ending<V::Reason>) {
-        if let Some(order) = self.orders.get(&holder).copied() {
-            if let Some(job) = self.call((order, holder)) {
-                self.finish(job, ending);
-            }
-        } else if let Some(place) = self.place(holder) {
+        if let Some(job) = self.waiting.take(holder) {
+            self.finish(job, ending);
+        } else if let Some(place) = self.running.place(holder) {
             self.end(place, ending);
         }
     }
 
     /// Ends a running request. Its sequence is kept for others, if it may be of use.
     pub(super) fn end(&mut self, place: usize, ending: Ending<V::Reason>) {
-        let mut job = self.running.swap_remove(place);
+        let mut job = self.running.take(place);
         if let Some(seat) = job.seat.take() {
             self.keep(&job, seat);
         }
@@ -328,10 +316,10 @@ impl<M: Machine, V: Voice> Core<M, V> {
 
     /// The group whose turn it is, and whether prompts have a part in its step: once a round, so that nobody waits for more
     /// than one chunk between two tokens.
-    fn turn(&mut self) -> (Vec<HolderId>, bool) {
+    fn turn(&mut self) -> (BTreeSet<HolderId>, bool) {
         let is_able = |job: &&JobOf<M, V>| job.decodes() && !job.voice.is_full();
         while let Some(group) = self.turns.pop_front() {
-            let able: Vec<HolderId> = self
+            let able: BTreeSet<HolderId> = self
                 .running
                 .iter()
                 .filter(is_able)
@@ -352,7 +340,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
         (self.turns.pop_front().unwrap_or_default(), true)
     }
 
-    fn shares(&self, turn: &[HolderId], prompts: bool) -> Vec<Share> {
+    fn shares(&self, turn: &BTreeSet<HolderId>, prompts: bool) -> Vec<Share> {
         let able: Vec<&JobOf<M, V>> = self.running.iter().filter(|job| !job.voice.is_full()).collect();
         let drafts: Vec<Vec<_>> = able
             .iter()

@@ -195,7 +195,7 @@ impl Generation {
     /// What an event means to whoever reads; `None` for an end without text.
     fn hear(&mut self, event: Option<Event>) -> Option<Piece> {
         // The engine may have paused until this was read.
-        self.canceller.send(Command::Look);
+        self.canceller.send(Command::Heard(self.canceller.ticket));
         match event {
             Some(Event::Piece(piece)) => {
                 self.text.push_str(&piece.text);

@@ -22,11 +22,13 @@ mod plan;
 mod prefix;
 mod queue;
 mod request;
+mod running;
 mod seating;
 mod stats;
 mod trial;
 mod tryout;
 mod voice;
+mod waiting;
 mod width;
 mod worker;
 
@@ -58,7 +60,7 @@ pub use faults::{Call, Fault};
 pub use generation::{Canceller, Completion, EndReason, Generation, Piece, Timings, TokenLogProbs};
 pub use request::{Request, WhenFull};
 pub use stats::{Fallbacks, Stats};
-pub(crate) use tryout::fastest;
+pub(crate) use tryout::timed;
 pub use width::StepCosts;
 pub use worker::Shutdown;
 

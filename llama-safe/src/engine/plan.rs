@@ -25,7 +25,7 @@ pub(crate) struct Line {
 pub(crate) struct Room {
     /// Rows of a batch.
     pub rows: u32,
-    /// Tokens of prompts beside lines that decode.
+    /// Tokens of prompts, beside lines that decode or beside the first of them.
     pub chunk: u32,
     /// Tokens of one prompt in a step.
     pub line_chunk: u32,
@@ -47,7 +47,8 @@ pub(crate) struct Part {
 /// Shares a step out: first the lines that decode and whose turn it is, a token each; then prompts in their order, each as far
 /// as there is room; what is guessed gets what is left over.
 ///
-/// Where nothing decodes, prompts have the whole batch.
+/// Where nothing decodes, the first prompt is computed as far as the batch holds it, and others beside it within the chunk: what all of
+/// them take in one step, the first would wait for with its first token, and they would stay in step for good.
 pub(crate) fn plan(lines: &[Line], room: Room) -> Vec<Part> {
     let mut order: Vec<usize> = (0..lines.len()).collect();
     order.sort_by_key(|line| lines[*line].order);
@@ -63,9 +64,11 @@ pub(crate) fn plan(lines: &[Line], room: Room) -> Vec<Part> {
     }
     let decoders = parts.len();
     if room.prompts {
-        let mut chunk = if decoding.is_empty() { left } else { left.min(room.chunk) };
+        let wanted = |line: usize| lines[line].rest.min(lines[line].stop.max(1)).min(room.line_chunk);
+        let alone = prompts.first().filter(|_| decoding.is_empty()).map_or(0, |first| wanted(*first));
+        let mut chunk = left.min(room.chunk.max(alone));
         for line in prompts {
-            let tokens = lines[line].rest.min(lines[line].stop.max(1)).min(room.line_chunk).min(chunk);
+            let tokens = wanted(line).min(chunk);
             if tokens == 0 {
                 break;
             }
@@ -146,8 +149,10 @@ mod tests {
     }
 
     #[test]
-    fn prompts_alone_fill_the_batch() {
-        assert_eq!(plan(&[prompt(40, 2), prompt(40, 1)], ROOM), [part(1, 40), part(0, 24)]);
+    fn the_first_prompt_alone_fills_the_batch_others_the_chunk() {
+        assert_eq!(plan(&[prompt(40, 2), prompt(100, 1)], ROOM), [part(1, 64)]);
+        assert_eq!(plan(&[prompt(40, 2), prompt(40, 1)], ROOM), [part(1, 40)]);
+        assert_eq!(plan(&[prompt(40, 2), prompt(5, 1)], ROOM), [part(1, 5), part(0, 11)]);
         let room = Room { line_chunk: 8, ..ROOM };
         assert_eq!(plan(&[prompt(40, 2), prompt(40, 1)], room), [part(1, 8), part(0, 8)]);
     }
@@ -211,9 +216,8 @@ mod tests {
             prop_assert!(parts.iter().map(|part| part.tokens + part.draft).sum::<u32>() <= rows);
             let of_prompts = |part: &&Part| !lines[part.line].decodes;
             let prompt_tokens: u32 = parts.iter().filter(of_prompts).map(|part| part.tokens).sum();
-            if lines.iter().any(|line| line.decodes) {
-                prop_assert!(prompt_tokens <= chunk);
-            }
+            let first = parts.iter().find(of_prompts).filter(|_| lines.iter().all(|line| !line.decodes));
+            prop_assert!(prompt_tokens <= chunk.max(first.map_or(0, |part| part.tokens)));
             let mut seen = vec![false; lines.len()];
             for part in &parts {
                 let line = &lines[part.line];

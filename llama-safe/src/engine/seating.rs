@@ -38,19 +38,18 @@ struct Source {
 impl<M: Machine, V: Voice> Core<M, V> {
     /// Gives sequences to requests that wait, in their order.
     pub(super) fn admit(&mut self) {
-        for job in &mut self.running {
+        for job in self.running.iter_mut() {
             job.stop = None;
         }
         let width = self.width();
-        let ready = |job: &&JobOf<M, V>| !job.voice.is_full();
-        let next: Vec<_> =
-            self.waiting.values().filter(ready).take(width + LOOK_AHEAD).map(|job| (job.order, job.holder)).collect();
-        let mut followers = 0;
-        for key in next {
+        let (mut followers, mut last) = (0, None);
+        for _ in 0..width + LOOK_AHEAD {
+            let Some(next) = self.waiting.next(last) else { break };
+            last = Some(next);
             if self.running.len() + followers >= width && !self.preempt_silent() {
                 break;
             }
-            let Some(job) = self.call(key) else { continue };
+            let Some(job) = self.waiting.take(next.1) else { continue };
             let mut seating = self.seat(job);
             while let Seating::NoRoom(job) = seating {
                 if !self.preempt_silent() {
@@ -162,7 +161,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
             } else if let Some(spilled) = self.spilled.get(&holder) {
                 let length = common.min(spilled.length);
                 (length, length == spilled.length || self.facts.cuts)
-            } else if let Some(job) = self.place(holder).map(|place| &self.running[place]) {
+            } else if let Some(job) = self.running.place(holder).map(|place| &self.running[place]) {
                 let length = common.min(job.computed);
                 (length, job.seat.as_ref().is_some_and(|seat| self.machine.reaches(seat, length)))
             } else {
@@ -177,14 +176,14 @@ impl<M: Machine, V: Voice> Core<M, V> {
     fn leader(&self, text: &[Token]) -> Option<(usize, u32)> {
         self.rules.share?;
         let usable = |holder: HolderId, common: u32| {
-            let job = self.place(holder).map(|place| &self.running[place]);
+            let job = self.running.place(holder).map(|place| &self.running[place]);
             let computes = job.is_some_and(|job| {
                 job.computed < common && !job.decodes() && !job.voice.is_full() && !job.suspect && !job.shifted
             });
             if computes { common } else { 0 }
         };
         let (holder, common) = self.tree.best(text, usable)?;
-        self.place(holder).map(|place| (place, common))
+        self.running.place(holder).map(|place| (place, common))
     }
 
     /// A sequence with the beginning that a source has. The sequence itself, where nobody else needs it.
@@ -207,7 +206,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
         if !self.free_slot(None) {
             return None;
         }
-        let place = self.place(from)?;
+        let place = self.running.place(from)?;
         let seat = self.machine.fork(self.running[place].seat.as_ref()?, length).ok()?;
         self.share_cells(from, holder, length);
         Some((seat, length))
@@ -339,7 +338,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
     }
 
     fn preempt(&mut self, place: usize) {
-        let mut job = self.running.swap_remove(place);
+        let mut job = self.running.take(place);
         let Some(seat) = job.seat.take() else { return };
         self.counts.preemptions += 1;
         if job.shifted || self.rules.spill_bytes > 0 {

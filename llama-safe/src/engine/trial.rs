@@ -42,13 +42,13 @@ impl<M: Machine, V: Voice> Core<M, V> {
     }
 
     fn is_current(&self, share: &Share) -> bool {
-        self.place(share.holder).is_some_and(|place| self.running[place].computed == share.start)
+        self.running.place(share.holder).is_some_and(|place| self.running[place].computed == share.start)
     }
 
     fn compute(&mut self, shares: &[Share]) -> Result<(), Failure> {
         let mut rows = Vec::with_capacity(shares.len());
         for share in shares {
-            let Some(job) = self.running.iter().find(|job| job.holder == share.holder) else { continue };
+            let Some(job) = self.running.place(share.holder).map(|place| &self.running[place]) else { continue };
             let Some(sequence) = &job.seat else { continue };
             let (start, end) = (share.start as usize, (share.start + share.tokens) as usize);
             let output = end == job.text.len();
@@ -75,7 +75,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
         let alone = shares.len() == 1;
         self.counts.rows += shares.iter().map(|share| u64::from(share.tokens) + share.draft.len() as u64).sum::<u64>();
         for (index, share) in shares.iter().enumerate() {
-            let Some(place) = self.place(share.holder) else { continue };
+            let Some(place) = self.running.place(share.holder) else { continue };
             let job = &mut self.running[place];
             let was_prompt = !job.decodes();
             job.computed += share.tokens;
@@ -130,7 +130,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
                     self.cut(place);
                 }
             }
-            let Some(place) = self.place(share.holder) else { continue };
+            let Some(place) = self.running.place(share.holder) else { continue };
             match ending {
                 Some(ending) => self.end(place, ending),
                 None if self.running[place].text.len() > self.facts.sequence_tokens as usize => self.make_room(place),
@@ -187,7 +187,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
             let text = job.text.clone();
             let holder = job.holder;
             self.forget(place);
-            if self.rules.share.is_some() && self.place(holder).is_some() {
+            if self.rules.share.is_some() && self.running.place(holder).is_some() {
                 self.tree.insert(holder, &text);
             }
             return;
@@ -218,7 +218,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
             }
         };
         let alone = match shares.as_slice() {
-            [one] => self.place(one.holder).map_or(0, |place| self.running[place].failures),
+            [one] => self.running.place(one.holder).map_or(0, |place| self.running[place].failures),
             _ => 0,
         };
         let now = Situation {
@@ -251,7 +251,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
                 // Who lost his memory is computed from the beginning, and by himself.
                 for share in &shares {
                     if !self.is_current(share)
-                        && let Some(place) = self.place(share.holder)
+                        && let Some(place) = self.running.place(share.holder)
                     {
                         self.running[place].suspect = true;
                     }
@@ -261,7 +261,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
             }
             Remedy::Repeat => {
                 fallbacks.repeated += 1;
-                for place in shares.iter().filter_map(|share| self.place(share.holder)).collect::<Vec<_>>() {
+                for place in shares.iter().filter_map(|share| self.running.place(share.holder)).collect::<Vec<_>>() {
                     let job = &mut self.running[place];
                     job.suspect = true;
                     job.accused = doubtful;
@@ -272,7 +272,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
             Remedy::End => {
                 fallbacks.ended += shares.len() as u64;
                 for share in &shares {
-                    if let Some(place) = self.place(share.holder) {
+                    if let Some(place) = self.running.place(share.holder) {
                         // What nobody wants has not failed: it may be stopped for that very reason.
                         let gone = self.running[place].voice.is_gone();
                         self.end(place, if gone { Ending::Cancelled } else { Ending::Failed(error.clone()) });
@@ -299,7 +299,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
         let is_damaged = |seat: &Option<M::Sequence>| seat.as_ref().is_some_and(|seat| self.machine.is_damaged(seat));
         let damaged: Vec<_> = self.running.iter().filter(|job| is_damaged(&job.seat)).map(|job| job.holder).collect();
         for holder in damaged {
-            if let Some(place) = self.place(holder) {
+            if let Some(place) = self.running.place(holder) {
                 self.forget(place);
             }
         }
@@ -316,7 +316,7 @@ impl<M: Machine, V: Voice> Core<M, V> {
             self.strike(holder);
         }
         let cleared = self.machine.clear_all();
-        for job in &mut self.running {
+        for job in self.running.iter_mut() {
             job.computed = 0;
             job.shifted = false;
             if let Some(cells) = &mut self.cells {

@@ -31,8 +31,8 @@ pub(crate) enum Command {
     Submit(Vec<(HolderId, Box<Submission>)>),
     Embed(Box<EmbedJob>),
     Cancel(HolderId),
-    /// Something may have changed: a listener has read.
-    Look,
+    /// Its listener has read something.
+    Heard(HolderId),
     Shutdown(Shutdown),
 }
 
@@ -66,6 +66,7 @@ impl Worker {
         let mut mode = Mode::Open;
         let mut waiting: VecDeque<Command> = VecDeque::new();
         loop {
+            let begun = Instant::now();
             loop {
                 let command = match waiting.pop_front() {
                     Some(command) => command,
@@ -77,9 +78,9 @@ impl Worker {
                 };
                 match command {
                     Command::Shutdown(Shutdown::Cancel) => return self.stop(),
-                    Command::Shutdown(Shutdown::Finish) => mode = Mode::Closing(None),
+                    Command::Shutdown(Shutdown::Finish) => mode = self.close(None),
                     Command::Shutdown(Shutdown::FinishWithin(patience)) => {
-                        mode = Mode::Closing(Instant::now().checked_add(patience));
+                        mode = self.close(Instant::now().checked_add(patience));
                     }
                     other => self.take(other, &mode),
                 }
@@ -90,15 +91,20 @@ impl Worker {
                 if is_late || !(self.core.is_busy() || self.embeds.is_busy()) {
                     return self.stop();
                 }
-                self.core.listen_to_nobody();
             }
             let stepped = self.core.step(now);
             let embedded = self.embeds.step();
-            self.publish((stepped || embedded).then(|| now.elapsed()));
+            self.publish((stepped || embedded).then(|| begun.elapsed()));
             if !stepped && !embedded && !self.idle(&mode, &mut waiting) {
                 return self.stop();
             }
         }
+    }
+
+    /// Takes no more requests. Those that there are wait for no listener from now on.
+    fn close(&mut self, end: Option<Instant>) -> Mode {
+        self.core.listen_to_nobody();
+        Mode::Closing(end)
     }
 
     /// Waits for a command, or for the time at which something ends by itself. False if there will be no command any more.
@@ -130,7 +136,8 @@ impl Worker {
             }
             Command::Embed(job) => self.embeds.submit(*job),
             Command::Cancel(holder) => self.core.cancel(holder),
-            Command::Look | Command::Shutdown(_) => {}
+            Command::Heard(holder) => self.core.heard(holder),
+            Command::Shutdown(_) => {}
         }
     }
 

@@ -1,6 +1,8 @@
 //! Which parameters give most tokens a second on this machine, with this model: measured, not guessed.
 
 mod choice;
+mod record;
+mod search;
 mod trial;
 
 use std::fmt;
@@ -12,8 +14,11 @@ use crate::limits::KvLayout;
 use crate::model::Model;
 use crate::params::ContextParams;
 
-use choice::{Aim, Step};
-use trial::{Decoding, Setting, prefill};
+use choice::Aim;
+pub use record::Measured;
+use record::Record;
+use search::{Found, Search};
+use trial::Subject;
 
 /// Finds out which threads, micro-batch, layout of the KV cache and number of sequences give most tokens a second.
 ///
@@ -72,35 +77,13 @@ pub struct Tuned {
     pub token_gap: Duration,
     /// Tokens of prompts that are computed in a second.
     pub prompt_tokens_per_second: f64,
-    /// All that was measured, in that order.
+    /// All that was measured, in the order in which it was first.
     pub measured: Vec<Measured>,
     /// Whether it ended before all was measured that it would have, since that took too long.
     pub cut_short: bool,
     base: ContextParams,
     sequence_tokens: u32,
 }
-
-/// One measurement.
-#[derive(Clone, Copy, PartialEq, Debug)]
-#[non_exhaustive]
-pub struct Measured {
-    /// Threads.
-    pub threads: u32,
-    /// How sequences share cells.
-    pub kv_layout: KvLayout,
-    /// Tokens of a pass.
-    pub micro_batch_tokens: u32,
-    /// Sequences decoded together; `None` of a prompt.
-    pub sequences: Option<u32>,
-    /// Tokens computed in a second.
-    pub tokens_per_second: f64,
-}
-
-/// Tokens of a prompt that is timed: enough for the largest micro-batch.
-const TIMED_PROMPT: u32 = 512;
-
-/// Micro-batches, the usual one first.
-const MICRO_BATCHES: [u32; 4] = [512, 256, 128, 64];
 
 impl Tuner {
     /// For requests with 128 tokens of prompt and as many generated, of up to 1,024 tokens in a sequence, with up to 32 sequences,
@@ -150,7 +133,8 @@ impl Tuner {
         self
     }
 
-    /// The longest that measuring may take; it ends with the measurement that runs then.
+    /// The longest that measuring may take: nothing more is begun when the longest measurement so far would not end in time. What is left
+    /// over is used to measure the best ones once more, at most twice.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -170,9 +154,35 @@ impl Tuner {
     /// [`TunerError`]: a number is out of its range, a context is refused, or nothing keeps the gap between tokens.
     pub fn tune(&self) -> Result<Tuned, TunerError> {
         self.check()?;
-        let mut search =
-            Search { tuner: self, until: Instant::now() + self.patience, measured: Vec::new(), cut_short: false };
-        search.run()
+        let subject =
+            Subject { model: self.model.clone(), base: self.base.clone(), sequence_tokens: self.sequence_tokens };
+        let aim = Aim { prompt: self.prompt, generated: self.generated, gap: self.gap };
+        let search = Search {
+            subject,
+            aim,
+            most_sequences: self.most_sequences,
+            threads: self.threads.clone(),
+            until: Instant::now() + self.patience,
+            longest: Duration::ZERO,
+            record: Record::default(),
+            room: Vec::new(),
+            text: None,
+            cut_short: false,
+        };
+        let Found { best, measured, cut_short } = search.run()?;
+        Ok(Tuned {
+            threads: best.way.threads,
+            micro_batch_tokens: best.micro_batch,
+            kv_layout: best.way.layout,
+            sequences: best.step.sequences,
+            tokens_per_second: best.rate(aim),
+            token_gap: best.step.time,
+            prompt_tokens_per_second: best.prefill,
+            measured,
+            cut_short,
+            base: self.base.clone(),
+            sequence_tokens: self.sequence_tokens,
+        })
     }
 
     fn check(&self) -> Result<(), TunerError> {
@@ -191,144 +201,12 @@ impl Tuner {
             None => Ok(()),
         }
     }
-
-    /// As many sequences of full length as the memory limit allows, one at least: where that does not fit, its context says so.
-    fn fitting(&self, setting: Setting) -> Result<u32, TunerError> {
-        let Some(limit) = self.base.memory_limit else { return Ok(self.most_sequences) };
-        let fits = |sequences: u32| -> Result<bool, TunerError> {
-            let tokens = self.sequence_tokens.saturating_mul(sequences);
-            let params = trial::params(&self.base, setting).sequences(sequences).context_tokens(tokens);
-            Ok(self.model.estimate(&params)?.resident().context() <= limit)
-        };
-        let (mut fitting, mut above) = (1, self.most_sequences.saturating_add(1));
-        while above - fitting > 1 {
-            let middle = fitting + (above - fitting) / 2;
-            if fits(middle)? {
-                fitting = middle;
-            } else {
-                above = middle;
-            }
-        }
-        Ok(fitting)
-    }
-
-    fn aim(&self) -> Aim {
-        Aim { prompt: self.prompt, generated: self.generated, gap: self.gap }
-    }
 }
 
 /// As many threads as there are cores, and fewer.
 fn threads() -> Vec<u32> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
     std::iter::successors(Some(cores.max(1)), |threads| Some(threads / 2).filter(|threads| *threads > 0)).collect()
-}
-
-/// A search that is under way: one number is varied after the other, from what is usual.
-struct Search<'tuner> {
-    tuner: &'tuner Tuner,
-    until: Instant,
-    measured: Vec<Measured>,
-    cut_short: bool,
-}
-
-impl Search<'_> {
-    fn run(&mut self) -> Result<Tuned, TunerError> {
-        let aim = self.tuner.aim();
-        let usual = Setting { threads: self.tuner.threads[0], layout: KvLayout::Split, micro_batch: MICRO_BATCHES[0] };
-        let mut best = (usual, self.steps(usual)?, self.prefill(usual)?);
-        for threads in self.tuner.threads.iter().skip(1) {
-            let setting = Setting { threads: *threads, ..usual };
-            if self.is_late() {
-                break;
-            }
-            let found = (setting, self.steps(setting)?, self.prefill(setting)?);
-            if rate_of(aim, &found) > rate_of(aim, &best) {
-                best = found;
-            } else {
-                // Still fewer would be slower still.
-                break;
-            }
-        }
-        if !self.is_late() {
-            let setting = Setting { layout: KvLayout::Unified, ..best.0 };
-            let found = (setting, self.steps(setting)?, best.2);
-            // Cells of their own are right where there is nothing between the two: they are never full.
-            if rate_of(aim, &found) > rate_of(aim, &best) * (1.0 + choice::NEAR) {
-                best = found;
-            }
-        }
-        for micro_batch in MICRO_BATCHES.into_iter().skip(1) {
-            if self.is_late() {
-                break;
-            }
-            let setting = Setting { micro_batch, ..best.0 };
-            let prefill = self.prefill(setting)?;
-            if prefill > best.2 * (1.0 + choice::NEAR) {
-                best = (setting, best.1, prefill);
-            }
-        }
-        let (setting, steps, prefill) = best;
-        let Some(step) = choice::best(aim, &steps, prefill) else {
-            let fastest = steps.iter().map(|step| step.time).min().unwrap_or_default();
-            return Err(TunerError::GapTooShort { gap: aim.gap.unwrap_or_default(), fastest });
-        };
-        Ok(Tuned {
-            threads: setting.threads,
-            micro_batch_tokens: setting.micro_batch,
-            kv_layout: setting.layout,
-            sequences: step.sequences,
-            tokens_per_second: choice::rate(aim, step, prefill),
-            token_gap: step.time,
-            prompt_tokens_per_second: prefill,
-            measured: std::mem::take(&mut self.measured),
-            cut_short: self.cut_short,
-            base: self.tuner.base.clone(),
-            sequence_tokens: self.tuner.sequence_tokens,
-        })
-    }
-
-    fn is_late(&mut self) -> bool {
-        self.cut_short |= Instant::now() >= self.until;
-        self.cut_short
-    }
-
-    /// Steps of more and more sequences, as long as that is of use. The first is measured however late it is.
-    fn steps(&mut self, setting: Setting) -> Result<Vec<Step>, TunerError> {
-        let tuner = self.tuner;
-        // Half of the answer is there on average.
-        let length = tuner.prompt + tuner.generated / 2;
-        let most = tuner.fitting(setting)?;
-        let mut decoding = Decoding::new(&tuner.model, &tuner.base, setting, most, length.max(1))?;
-        let mut steps: Vec<Step> = Vec::new();
-        // By the steps alone: what a prompt takes is the same for each number of sequences.
-        while let Some(sequences) = choice::next(tuner.aim(), &steps, most, f64::INFINITY) {
-            if !steps.is_empty() && self.is_late() {
-                break;
-            }
-            let step = decoding.step(sequences)?;
-            steps.push(step);
-            self.note(setting, Some(sequences), f64::from(sequences) / step.time.as_secs_f64());
-        }
-        Ok(steps)
-    }
-
-    fn prefill(&mut self, setting: Setting) -> Result<f64, TunerError> {
-        let length = TIMED_PROMPT.min(self.tuner.sequence_tokens);
-        let rate = prefill(&self.tuner.model, &self.tuner.base, setting, length)?;
-        self.note(setting, None, rate);
-        Ok(rate)
-    }
-
-    fn note(&mut self, setting: Setting, sequences: Option<u32>, tokens_per_second: f64) {
-        let Setting { threads, layout, micro_batch } = setting;
-        let (kv_layout, micro_batch_tokens) = (layout, micro_batch);
-        self.measured.push(Measured { threads, kv_layout, micro_batch_tokens, sequences, tokens_per_second });
-    }
-}
-
-/// The rate of the best number of sequences; 0 if none keeps the gap.
-fn rate_of(aim: Aim, (_, steps, prefill): &(Setting, Vec<Step>, f64)) -> f64 {
-    choice::best(aim, steps, *prefill).map_or(0.0, |step| choice::rate(aim, step, *prefill))
 }
 
 impl Tuned {
@@ -355,10 +233,7 @@ impl Tuned {
     /// What a step costs at each number of sequences, as it was measured with these parameters.
     #[must_use]
     pub fn step_costs(&self) -> Option<StepCosts> {
-        let usual = MICRO_BATCHES[0];
-        let same = |one: &&Measured| {
-            (one.threads, one.kv_layout, one.micro_batch_tokens) == (self.threads, self.kv_layout, usual)
-        };
+        let same = |one: &&Measured| (one.threads, one.kv_layout) == (self.threads, self.kv_layout);
         let steps = self.measured.iter().filter(same).filter_map(|one| Some((one.sequences?, one.tokens_per_second)));
         StepCosts::new(steps.map(|(width, rate)| (width, Duration::from_secs_f64(f64::from(width) / rate)))).ok()
     }

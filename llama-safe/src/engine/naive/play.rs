@@ -46,6 +46,10 @@ pub(super) fn play(workload: &Workload) -> Run {
             submitted += 1;
         }
         for (index, ask) in asks[..submitted].iter().enumerate() {
+            // Once, as when a piece is read.
+            if run.heard[index].borrow().full_until + 1 == now {
+                run.core.heard(HolderId(index as u64));
+            }
             let Some(steps) = ask.cancel else { continue };
             // The flag is seen before the command comes.
             match now.checked_sub(ask.arrives + 1 + steps) {
@@ -91,7 +95,7 @@ fn check_step(run: &Run, workload: &Workload) {
     if let Some(cells) = &core.cells {
         assert_eq!(cells.used() as usize, core.machine.used(), "cells");
     }
-    for job in &core.running {
+    for job in core.running.iter() {
         core.machine.with_slot(job.seat.as_ref().unwrap(), |slot| {
             assert_eq!(slot.tokens, job.text[..job.computed as usize], "{:?}", job.holder);
             assert!(!slot.damaged);
@@ -110,7 +114,7 @@ fn check_step(run: &Run, workload: &Workload) {
     let kept = core.cached.len() + core.spilled.len();
     assert!((kept..=kept + core.running.len()).contains(&core.tree.len()), "texts that are known");
     let spilled: usize = core.spilled.values().map(|spilled| Memory::bytes(&spilled.saved)).sum();
-    let waiting = core.waiting.values().filter_map(|job| Some((job, &job.saved.as_ref()?.0)));
+    let waiting = core.waiting.jobs().filter_map(|job| Some((job, &job.saved.as_ref()?.0)));
     let (mut saved, mut shifted) = (0, 0);
     for (job, copied) in waiting {
         saved += Memory::bytes(copied);
@@ -129,7 +133,7 @@ fn check_order(run: &Run, workload: &Workload) {
     let Run { core, heard, steps, .. } = run;
     let started = |job: &&JobOf<Memory, Actor>| job.voice.heard.borrow().started.last() == Some(steps);
     let Some(last) = core.running.iter().filter(started).map(|job| job.order).max() else { return };
-    for job in core.waiting.values().filter(|job| job.order < last && !job.voice.is_full()) {
+    for job in core.waiting.jobs().filter(|job| job.order < last && !job.voice.is_full()) {
         let known = &job.text[..job.text.len() - 1];
         let computes = |(ask, heard): (&Ask, &Rc<RefCell<Heard>>)| {
             let heard = heard.borrow();

@@ -207,7 +207,7 @@ fn who_spoils_memory_is_found_at_once() {
 fn a_batch_ends_as_one_where_that_is_asked_for() {
     let mut asks = vec![ask(&[1; 4], 4), ask(&[2; 4], 4), ask(&[3; 4], 4)];
     asks[1].prompt[2] = BREAKS;
-    let run = run(SPLIT, Rules { policy: FallbackPolicy::NativeOnly, ..RULES }, asks);
+    let run = run(SPLIT, Rules { policy: FallbackPolicy::NativeOnly, chunk: 12, ..RULES }, asks);
     assert_eq!((run.core.counts.completed, run.core.counts.failed), (0, 3));
     assert_eq!(run.core.counts.fallbacks.split, 0);
 }
@@ -239,4 +239,43 @@ fn a_priority_is_a_thousand_arrivals() {
     assert_eq!(starts(&[(0, 0), (1, 0), (2, 1)]), [2, 0, 1]);
     assert_eq!(starts(&[(0, 0), (999, 1), (1001, 1)]), [999, 0, 1001]);
     assert_eq!(starts(&[(0, -1), (1001, 0), (999, 0), (2001, 1)]), [999, 0, 1001, 2001]);
+}
+
+/// Many wait for a sequence, and as many for their listeners: a step looks at few of both, and each goes on when its listener
+/// has read.
+#[test]
+fn a_step_does_not_look_at_all_that_wait() {
+    const EACH: u64 = 300;
+    let rules = Rules { sequences: 2, most_sequences: 2, ..RULES };
+    let mut core = Core::new(Memory::new(SPLIT, Faults::none()), rules);
+    let clock = Rc::new(Cell::new(1));
+    let heard: Vec<Rc<RefCell<Heard>>> = (0..2 * EACH).map(|_| Rc::default()).collect();
+    for (number, heard) in (0..).zip(&heard) {
+        let Ask { prompt, mut script, .. } = ask(&[1; 4], 6);
+        script.slow = (number < EACH).then_some((3, u32::MAX));
+        let voice = Actor { script, heard: Rc::clone(heard), clock: Rc::clone(&clock) };
+        core.submit(HolderId(number), Task { prompt, voice, priority: 0, deadline: None, keep: None });
+    }
+    let play = |core: &mut Core<Memory, Actor>| {
+        let asked = || heard.iter().map(|heard| heard.borrow().asked.get()).sum::<u64>();
+        let (mut before, mut most) = (asked(), 0);
+        while core.step(Instant::now()) {
+            clock.set(clock.get() + 1);
+            most = most.max(asked() - before);
+            before = asked();
+        }
+        most
+    };
+    let said = |number: u64| heard[number as usize].borrow().tokens.len();
+    let most = play(&mut core);
+    assert!(most < 40, "{most} were looked at in one step");
+    assert!((0..2 * EACH).all(|number| said(number) == if number < EACH { 3 } else { 6 }));
+    assert_eq!(core.stats().queued + core.stats().running, EACH as usize);
+    for number in 0..EACH {
+        heard[number as usize].borrow_mut().full_until = 0;
+        core.heard(HolderId(number));
+    }
+    let most = play(&mut core);
+    assert!(most < 40, "{most} were looked at in one step");
+    assert!((0..EACH).all(|number| said(number) == 6) && !core.is_busy());
 }

@@ -37,6 +37,8 @@ pub(super) struct Heard {
     pub ended: u64,
     /// The last step in which its listener is behind.
     pub full_until: u64,
+    /// Times that it was asked whether its listener is behind.
+    pub asked: Cell<u64>,
     pub gone: bool,
 }
 
@@ -74,7 +76,9 @@ impl Voice for Actor {
     }
 
     fn is_full(&self) -> bool {
-        self.clock.get() <= self.heard.borrow().full_until
+        let heard = self.heard.borrow();
+        heard.asked.set(heard.asked.get() + 1);
+        self.clock.get() <= heard.full_until
     }
 
     fn speak_on(&mut self) {
