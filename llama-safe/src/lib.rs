@@ -117,6 +117,7 @@ mod graph_chain;
 mod log;
 mod memory_file;
 mod params;
+mod scan;
 // Floor 4.
 mod detokenizer;
 mod model;

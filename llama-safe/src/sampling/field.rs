@@ -8,9 +8,9 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use crate::error::SamplingError;
+use crate::scan::{self, BLOCK};
 
 use super::candidates::Candidate;
-use super::scan::{self, BLOCK};
 
 /// Below `exp` of this a 32-bit float is zero.
 const NO_WEIGHT: f32 = -104.0;
@@ -64,10 +64,7 @@ impl<'a> Field<'a> {
             got if got > MAX => return Err(SamplingError::TooManyLogits { got, max: MAX }),
             _ => {}
         }
-        let fine = match mask {
-            None => scan::scan(logits, &mut buffers.maxima),
-            Some(mask) => scan::scan_masked(logits, mask, &mut buffers.values, &mut buffers.maxima),
-        };
+        let fine = scan::scan(logits, mask, &mut buffers.values, &mut buffers.maxima);
         if !fine && let Some(token) = logits.iter().position(|value| value.is_nan() || *value == f32::INFINITY) {
             return Err(SamplingError::NotFinite { token, value: logits[token] });
         }
@@ -105,10 +102,10 @@ impl<'a> Field<'a> {
     }
 
     pub(super) fn highest(&self) -> f32 {
-        let higher = |high: f32, value: f32| if value > high { value } else { high };
         if self.row {
-            return self.buffers.maxima.iter().copied().fold(f32::NEG_INFINITY, higher);
+            return scan::highest(&self.buffers.maxima);
         }
+        let higher = |high: f32, value: f32| if value > high { value } else { high };
         match self.buffers.list.first() {
             Some(first) if self.sorted => first.logit,
             _ => self.buffers.list.iter().map(|one| one.logit).fold(f32::NEG_INFINITY, higher),
@@ -144,7 +141,7 @@ impl<'a> Field<'a> {
                 *value = new(*value, by);
                 let block = token / BLOCK;
                 let end = values.len().min((block + 1) * BLOCK);
-                maxima[block] = scan::highest(&values[block * BLOCK..end]).0;
+                maxima[block] = scan::highest(&values[block * BLOCK..end]);
             }
         } else {
             for one in &mut self.buffers.list {

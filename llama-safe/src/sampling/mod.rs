@@ -20,7 +20,6 @@ mod params;
 mod penalties;
 mod presets;
 mod random;
-mod scan;
 mod select;
 mod step;
 mod temperature;
