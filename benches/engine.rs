@@ -14,13 +14,16 @@ use llama_safe::{ContextParams, Engine, Generation, Model, Request, Shutdown, St
 /// Tokens that each answer has.
 const TOKENS: u32 = 32;
 
+/// Sequences where there is more of something else.
+const SEQUENCES: u32 = 8;
+
 fn engine(model: &Model, sequences: u32, queue: usize) -> Engine {
     let params = ContextParams::default().threads(1).batch_threads(1);
     let builder = Engine::builder(model).sequences(sequences).context_tokens(256 * sequences).queue(queue);
     builder.measure(false).share_prefixes(false).context(params).start().expect("an engine")
 }
 
-fn request(salt: u32) -> Request {
+fn request(salt: usize) -> Request {
     let prompt: Vec<Token> = (0..8).map(|place| Token(3 + ((salt * 31 + place * 7) % 200) as i32)).collect();
     Request::tokens(prompt).max_tokens(TOKENS).stop(StopConditions::new().end_of_text(false))
 }
@@ -28,9 +31,8 @@ fn request(salt: u32) -> Request {
 /// The engine's own time for so many answers that are generated at once, by its time for a token meanwhile.
 fn own_time(engine: &Engine, answers: u32) -> Duration {
     let before = engine.stats();
-    let running: Vec<Generation> =
-        (0..answers).map(|salt| engine.generate(request(salt)).expect("a good request")).collect();
-    for answer in running {
+    let asked = (0..answers as usize).map(|salt| engine.generate(request(salt).priority(i8::MAX)));
+    for answer in asked.collect::<Result<Vec<Generation>, _>>().expect("good requests") {
         assert_eq!(answer.wait().tokens.len(), TOKENS as usize);
     }
     let after = engine.stats();
@@ -40,10 +42,24 @@ fn own_time(engine: &Engine, answers: u32) -> Duration {
     own.mul_f64(f64::from(answers * TOKENS) / generated as f64)
 }
 
-fn measure(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, parameter: u32, engine: &Engine, answers: u32) {
+/// Measures what `answers` at a time take, each time after `before`.
+fn measure(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    parameter: u32,
+    engine: &Engine,
+    answers: u32,
+    mut before: impl FnMut(),
+) {
     group.throughput(Throughput::Elements(u64::from(answers * TOKENS)));
     group.bench_function(BenchmarkId::new(name, parameter), |bencher| {
-        bencher.iter_custom(|times| (0..times).map(|_| own_time(engine, answers)).sum());
+        bencher.iter_custom(|times| {
+            let once = |_| {
+                before();
+                own_time(engine, answers)
+            };
+            (0..times).map(once).sum()
+        });
     });
 }
 
@@ -52,21 +68,27 @@ fn own(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("own time");
     group.sampling_mode(SamplingMode::Flat);
     for sequences in [1, 4, 16, 64, 256] {
-        measure(&mut group, "sequences", sequences, &engine(&tiny, sequences, 256), sequences);
+        measure(&mut group, "sequences", sequences, &engine(&tiny, sequences, 256), sequences, || {});
     }
-    for vocabulary in [512, 8_192, 131_072] {
+    for vocabulary in [512, 4_096, 32_768, 131_072] {
         let model = model(&Llama { vocabulary, layers: 1, ..Llama::tiny() }, Weights::F16, 1);
-        measure(&mut group, "vocabulary, 8 sequences", vocabulary, &engine(&model, 8, 256), 8);
+        let engine = engine(&model, SEQUENCES, 256);
+        measure(&mut group, "vocabulary, 8 sequences", vocabulary, &engine, SEQUENCES, || {});
     }
-    for waiting in [0, 1_000, 100_000] {
-        let engine = engine(&tiny, 8, waiting as usize + 16);
-        // They come last in order. Those that are let in run to their end, and few do so while this is measured.
-        let others: Vec<Generation> = (0..waiting)
-            .map(|salt| engine.generate(request(salt).priority(-100).max_tokens(200)).expect("room in the queue"))
-            .collect();
-        measure(&mut group, "waiting, 8 sequences", waiting, &engine, 8);
-        drop(others);
+    for waiting in [0, 1_000, 10_000, 100_000] {
+        let queue = waiting as usize;
+        let engine = engine(&tiny, SEQUENCES, queue + 4 * SEQUENCES as usize);
+        // They come last in order: only between one measurement and the next some of them get a sequence.
+        let mut others: Vec<Generation> = Vec::with_capacity(queue);
+        let fill_up = || {
+            let missing = queue.saturating_sub(if others.is_empty() { 0 } else { engine.stats().queued });
+            let salts = others.len()..others.len() + missing;
+            let asked = salts.map(|salt| engine.generate(request(salt).priority(i8::MIN)).expect("room in the queue"));
+            others.extend(asked);
+        };
+        measure(&mut group, "waiting, 8 sequences", waiting, &engine, SEQUENCES, fill_up);
         engine.shutdown(Shutdown::Cancel);
+        drop(others);
     }
     group.finish();
 }

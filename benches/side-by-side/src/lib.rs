@@ -4,6 +4,7 @@
 //! within each round, so that what the machine does besides meets all of them; it compares the tokens that they chose, and then
 //! their speeds.
 
+pub mod build_times;
 pub mod machine;
 pub mod models;
 pub mod others;
@@ -13,7 +14,10 @@ pub mod report;
 pub mod resident;
 pub mod roster;
 pub mod rounds;
+pub mod scaling;
 pub mod served;
 pub mod sides;
 pub mod summary;
+pub mod tuning;
 pub mod workload;
+pub mod written;

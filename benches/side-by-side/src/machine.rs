@@ -74,6 +74,27 @@ impl Header {
             load_after: None,
         }
     }
+
+    /// The same in Markdown.
+    #[must_use]
+    pub fn described(&self) -> String {
+        let load = |load: Option<f64>| load.map_or("unknown".to_owned(), |load| format!("{load:.2}"));
+        let gib =
+            self.memory_bytes.map_or(String::new(), |bytes| format!(", {:.0} GiB", bytes as f64 / f64::from(1 << 30)));
+        let versions: Vec<String> = self.versions.iter().map(|(what, version)| format!("{what}: {version}")).collect();
+        format!(
+            "`{}`, {}, commit {}.\n\n{} ({} cores{gib}; {}), load average {} before and {} after. {}.\n",
+            self.command,
+            self.date,
+            self.commit,
+            self.processor,
+            self.cores,
+            self.cpu_flags.join(" "),
+            load(self.load_before),
+            load(self.load_after),
+            versions.join(", "),
+        )
+    }
 }
 
 /// Cores that this process may use.
@@ -129,5 +150,10 @@ mod tests {
         let header = Header::before("cargo xtask bench".into(), 2, 5);
         assert!(header.date.ends_with("UTC") && header.cores > 0);
         assert!(header.versions["rustc"].starts_with("rustc"));
+        let text = header.described();
+        assert!(
+            text.starts_with("`cargo xtask bench`, ") && text.contains(" cores") && text.contains("rustc: rustc"),
+            "{text}"
+        );
     }
 }

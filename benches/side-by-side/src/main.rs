@@ -11,7 +11,8 @@ use side_by_side::models::BenchModel;
 use side_by_side::report::Report;
 use side_by_side::roster::{self, Side};
 use side_by_side::rounds::{self, Measured};
-use side_by_side::{summary, workload};
+use side_by_side::scaling::{self, Scaling};
+use side_by_side::{build_times, summary, tuning, workload, written};
 
 /// Measures this library beside the C API and beside llama-cpp-2, in interleaved rounds.
 ///
@@ -56,9 +57,19 @@ struct Arguments {
     /// One more side: a program that is given a model file, and orders on its standard input.
     #[arg(long = "side", value_name = "NAME=PROGRAM")]
     sides: Vec<String>,
+    /// In place of all this, what the engine itself takes for a token, by sequences, vocabulary and requests that wait:
+    /// docs/performance/scaling.json, its tables and its chart.
+    #[arg(long)]
+    scaling: bool,
     /// Measures nothing: tables and charts anew from the JSON that is there.
     #[arg(long)]
     redraw: bool,
+    /// Holds what the tuner chooses against an exhaustive sweep instead, with the first of the models; into tuner.json.
+    #[arg(long, conflicts_with = "redraw")]
+    tuner: bool,
+    /// Times builds of small programs that depend on this library and on llama-cpp-2 instead, once each; into build.json.
+    #[arg(long, conflicts_with_all = ["redraw", "tuner", "quick"])]
+    build_times: bool,
 }
 
 /// What is measured of a model: uniform requests by numbers of sequences, and whether requests are served as well.
@@ -80,16 +91,60 @@ const LOADS: [u32; 3] = [8, 16, 32];
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let target = target()?;
-    let out = match (&arguments.out, arguments.quick) {
-        (Some(path), _) => path.clone(),
-        (None, true) => target.join("bench/quick.json"),
-        (None, false) => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/performance/bench.json"),
-    };
+    let out = arguments.out.clone().unwrap_or_else(|| default_out(&arguments, &target));
+    if arguments.scaling {
+        return scale(&arguments, &target, &out);
+    }
+    if arguments.tuner || arguments.build_times {
+        return measure_by_itself(&arguments, &target, &out);
+    }
     let report = if arguments.redraw { Report::read(&out)? } else { measure(&arguments, &target, &out)? };
     for path in report.write(&out)? {
         note(&format!("wrote {}", path.display()));
     }
     io::stdout().write_all(report.tables().as_bytes()).context("writing to standard output")
+}
+
+fn default_out(arguments: &Arguments, target: &Path) -> PathBuf {
+    let (full, quick) = match (arguments.tuner, arguments.build_times, arguments.scaling) {
+        (true, ..) => ("tuner.json", "quick-tuner.json"),
+        (_, true, _) => ("build.json", "build.json"),
+        (.., true) => ("scaling.json", "scaling.json"),
+        _ => ("bench.json", "quick.json"),
+    };
+    let documents = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/performance");
+    if arguments.quick { target.join("bench").join(quick) } else { documents.join(full) }
+}
+
+/// What has no sides that take turns.
+fn measure_by_itself(arguments: &Arguments, target: &Path, out: &Path) -> Result<()> {
+    let header = Header::before(command(), threads(arguments), arguments.rounds);
+    warn(header.load_before, header.cores);
+    let (files, tables) = if arguments.tuner {
+        let model = arguments.models.first().copied().unwrap_or(BenchModel::M135Q8);
+        let plan = tuning::Plan::new(model, arguments.rounds, arguments.quick);
+        let report = tuning::measure(header, plan, &target.join("bench"), note)?;
+        (written::write(out, &report, &report.tables())?, report.tables())
+    } else {
+        let report = build_times::measure(Header { rounds: 1, ..header }, note)?;
+        (written::write(out, &report, &report.table())?, report.table())
+    };
+    for path in files {
+        note(&format!("wrote {}", path.display()));
+    }
+    io::stdout().write_all(tables.as_bytes()).context("writing to standard output")
+}
+
+fn scale(arguments: &Arguments, target: &Path, out: &Path) -> Result<()> {
+    let run = if arguments.redraw { Scaling::read(out)? } else { scaling::measure(command(), target)? };
+    for path in run.write(out)? {
+        note(&format!("wrote {}", path.display()));
+    }
+    io::stdout().write_all(run.tables().as_bytes()).context("writing to standard output")
+}
+
+fn threads(arguments: &Arguments) -> u32 {
+    arguments.threads.unwrap_or_else(|| u32::try_from(machine::cores()).unwrap_or(1))
 }
 
 /// Measures one model after the other; what is known after each is written to `out`, so that a run that ends early is not lost.
@@ -101,7 +156,7 @@ fn measure(arguments: &Arguments, target: &Path, out: &Path) -> Result<Report> {
         note(&format!("writing the model {}", model.name()));
         files.push(model.write(&target.join("bench"))?);
     }
-    let threads = arguments.threads.unwrap_or_else(|| u32::try_from(machine::cores()).unwrap_or(1));
+    let threads = threads(arguments);
     let header = Header::before(command(), threads, arguments.rounds);
     warn(header.load_before, header.cores);
 
@@ -182,9 +237,17 @@ fn target() -> Result<PathBuf> {
     Ok(folder.to_path_buf())
 }
 
+/// The command, with files by their names: where they lie is of no use elsewhere.
 fn command() -> String {
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    ["cargo xtask bench"].into_iter().map(str::to_owned).chain(arguments).collect::<Vec<_>>().join(" ")
+    let named = |argument: String| match argument.split_once('=') {
+        Some((name, value)) => format!("{name}={}", file_name(value)),
+        None => file_name(&argument).to_owned(),
+    };
+    ["cargo xtask bench".to_owned()].into_iter().chain(env::args().skip(1).map(named)).collect::<Vec<_>>().join(" ")
+}
+
+fn file_name(text: &str) -> &str {
+    text.rsplit(['/', '\\']).next().unwrap_or(text)
 }
 
 fn warn(load: Option<f64>, cores: usize) {

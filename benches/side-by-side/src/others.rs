@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use anyhow::{Context, Result};
+
 /// Ticks of processor time since the start: of all processes, of one of them, and of the cores doing nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -27,6 +29,33 @@ impl Snapshot {
         let others = busy.saturating_sub(self.own.saturating_sub(before.own));
         others as f64 / (busy + idle).max(1) as f64
     }
+}
+
+/// A turn in which others had more of the cores than this is worth nothing, and is repeated.
+const OTHERS: f64 = 0.05;
+
+/// Runs something once, and again, `tries` times at most, while others have too much of the cores. What came of the least disturbed turn,
+/// and the share that others had in it; none where the system does not tell.
+///
+/// # Errors
+///
+/// What `turn` reports.
+pub fn quietest<T>(process: u32, tries: u32, mut turn: impl FnMut() -> Result<T>) -> Result<(T, Option<f64>)> {
+    let mut quietest: Option<(T, f64)> = None;
+    for _ in 0..tries.max(1) {
+        let before = Snapshot::take(process);
+        let result = turn()?;
+        let after = Snapshot::take(process);
+        let (Some(before), Some(after)) = (before, after) else { return Ok((result, None)) };
+        let others = after.others_since(before);
+        if quietest.as_ref().is_none_or(|(_, least)| others < *least) {
+            quietest = Some((result, others));
+        }
+        if others <= OTHERS {
+            break;
+        }
+    }
+    quietest.map(|(result, others)| (result, Some(others))).context("no turn")
 }
 
 /// Busy and idle ticks of all cores, from `cpu user nice system idle iowait irq softirq steal ..`.
@@ -63,6 +92,20 @@ mod tests {
         let after = Snapshot { busy: 280, idle: 70, own: 170 };
         assert_eq!(after.others_since(before), 0.1);
         assert_eq!(before.others_since(before), 0.0);
+    }
+
+    #[test]
+    fn a_turn_is_repeated_as_often_as_is_said_at_most() {
+        // Of this process: whoever else runs tests has more of the cores than it.
+        let mut turns = 0;
+        let (last, others) = quietest(std::process::id(), 3, || {
+            turns += 1;
+            Ok(turns)
+        })
+        .unwrap();
+        assert!((1..=3).contains(&turns) && (1..=turns).contains(&last));
+        assert!(others.is_none_or(|share| (0.0..=1.0).contains(&share)));
+        assert!(quietest(std::process::id(), 3, || -> Result<()> { anyhow::bail!("no") }).is_err());
     }
 
     #[cfg(target_os = "linux")]

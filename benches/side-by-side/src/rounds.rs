@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::others::Snapshot;
+use crate::others;
 use crate::process::Process;
 use crate::protocol::{Answer, Order};
 use crate::resident::{PEAK, forget_peak, peak_mib};
@@ -111,33 +111,21 @@ pub fn measure(
     Ok(Measurements { rows, versions })
 }
 
-/// A turn in which others had more of the cores than this is worth nothing, and is repeated.
-const OTHERS: f64 = 0.05;
-/// So often at most: on a machine that is never quiet, the least disturbed one counts.
+/// So often at most: on a machine that is never quiet, the least disturbed turn counts.
 const TRIES: u32 = 4;
 
 /// One turn of a side, and the share of the cores' time that others had meanwhile.
 fn turn(process: &mut Process, order: &Order) -> Result<(Answer, Option<f64>)> {
-    let mut quietest: Option<(Answer, f64)> = None;
-    for _ in 0..TRIES {
-        forget_peak(process.id());
-        let before = Snapshot::take(process.id());
+    let id = process.id();
+    others::quietest(id, TRIES, || {
+        forget_peak(id);
         let mut answer = process.run(order)?;
-        let after = Snapshot::take(process.id());
         // A side whose work is another process's has told its own.
-        if let (Entry::Vacant(free), Some(peak)) = (answer.metrics.entry(PEAK.to_owned()), peak_mib(process.id())) {
+        if let (Entry::Vacant(free), Some(peak)) = (answer.metrics.entry(PEAK.to_owned()), peak_mib(id)) {
             free.insert(peak);
         }
-        let (Some(before), Some(after)) = (before, after) else { return Ok((answer, None)) };
-        let others = after.others_since(before);
-        if quietest.as_ref().is_none_or(|(_, least)| others < *least) {
-            quietest = Some((answer, others));
-        }
-        if others <= OTHERS {
-            break;
-        }
-    }
-    quietest.map(|(answer, others)| (answer, Some(others))).context("no turn")
+        Ok(answer)
+    })
 }
 
 /// The first requests of an order.

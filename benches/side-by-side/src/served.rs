@@ -37,8 +37,12 @@ impl Served {
             ("total_tokens_per_second".to_owned(), rate(prompts + generated)),
             ("generated_tokens_per_second".to_owned(), rate(generated)),
         ]);
-        let waits =
-            [("first_token_p50_ms", percentile(&mut first, 0.5)), ("token_gap_p99_ms", percentile(&mut gaps, 0.99))];
+        let waits = [
+            ("first_token_p50_ms", percentile(&mut first, 0.5)),
+            ("first_token_p99_ms", percentile(&mut first, 0.99)),
+            ("token_gap_p50_ms", percentile(&mut gaps, 0.5)),
+            ("token_gap_p99_ms", percentile(&mut gaps, 0.99)),
+        ];
         metrics.extend(waits.into_iter().filter_map(|(name, wait)| Some((name.to_owned(), wait?))));
         Answer { metrics, outputs }
     }
@@ -102,7 +106,8 @@ mod tests {
         for (output, request) in answer.outputs.iter().zip(&order.requests) {
             assert_eq!(*output, [request.prompt[0]; 3]);
         }
-        assert_eq!((answer.metrics["first_token_p50_ms"], answer.metrics["token_gap_p99_ms"]), (10.0, 7.0));
+        assert_eq!((answer.metrics["first_token_p50_ms"], answer.metrics["first_token_p99_ms"]), (10.0, 10.0));
+        assert_eq!((answer.metrics["token_gap_p50_ms"], answer.metrics["token_gap_p99_ms"]), (2.0, 7.0));
         let ratio = answer.metrics["total_tokens_per_second"] / answer.metrics["generated_tokens_per_second"];
         assert!((ratio - (128.0 + 2.0) / 2.0).abs() < 1e-6, "the first token comes with the prompt: {ratio}");
         assert_eq!(by_clients(&order, |_| Err("no".to_owned())), Err("no".to_owned()));

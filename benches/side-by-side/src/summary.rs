@@ -68,7 +68,8 @@ fn rounded(value: f64, decimals: i32) -> f64 {
 }
 
 /// The lowest and the highest.
-fn range(values: impl Iterator<Item = f64>) -> [f64; 2] {
+#[must_use]
+pub fn range(values: impl Iterator<Item = f64>) -> [f64; 2] {
     values.fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], value| [low.min(value), high.max(value)])
 }
 

@@ -21,7 +21,12 @@ enum Side {
     /// One request after the other.
     Single { model: PathBuf },
     /// All requests through an engine.
-    Engine { model: PathBuf },
+    Engine {
+        model: PathBuf,
+        /// Tokens of prompts that a step computes while others generate: the engine's usual number if nothing is said.
+        #[arg(long, value_name = "TOKENS")]
+        prompt_chunk: Option<u32>,
+    },
     /// llama.cpp's C API, without checks.
     CLoop { model: PathBuf },
     /// llama.cpp's own benchmark.
@@ -36,7 +41,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     match Arguments::parse().side {
         Side::Batch { model } => load(model).map(|model| serve(ours, |order| batch::run(&model, order)))?,
         Side::Single { model } => load(model).map(|model| serve(ours, |order| single::run(&model, order)))?,
-        Side::Engine { model } => load(model).map(|model| serve(ours, |order| engine::run(&model, order)))?,
+        Side::Engine { model, prompt_chunk } => {
+            load(model).map(|model| serve(ours, |order| engine::run(&model, prompt_chunk, order)))?
+        }
         Side::CLoop { model } => {
             let c_loop = CLoop::load(&model)?;
             serve(format!("llama.cpp {}", llama_cpp_version()), |order| c_loop.run(order))

@@ -20,7 +20,7 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(86, 180, 233),
 ];
 
-/// A chart for each model, workload and metric that has more than one width: its name, and the SVG.
+/// A chart for each model, workload and metric that several sides have at several widths: its name, and the SVG.
 pub fn all(rows: &[Row]) -> Result<Vec<(String, String)>> {
     let mut charts = Vec::new();
     let keys = rows.iter().map(|row| (row.model.as_str(), row.workload.as_str(), row.metric.as_str()));
@@ -28,7 +28,8 @@ pub fn all(rows: &[Row]) -> Result<Vec<(String, String)>> {
         let of_chart =
             |row: &&Row| (row.model.as_str(), row.workload.as_str(), &*row.metric) == (model, workload, metric);
         let rows: Vec<&Row> = rows.iter().filter(of_chart).collect();
-        if distinct(rows.iter().map(|row| row.sequences)).len() > 1 {
+        let sides = distinct(rows.iter().map(|row| row.side.as_str())).len();
+        if sides > 1 && distinct(rows.iter().map(|row| row.sequences)).len() > 1 {
             let short = metric.trim_end_matches("_tokens_per_second");
             let name = format!("{model}-{workload}-{short}").to_lowercase().replace([' ', '_'], "-");
             charts.push((name, chart(&format!("{model}, {workload}: {}", title(metric)), &rows)?));
@@ -127,8 +128,10 @@ mod tests {
     }
 
     #[test]
-    fn one_width_is_no_chart() {
+    fn one_width_or_one_side_is_no_chart() {
         let rows: Vec<Row> = report().rows.into_iter().filter(|row| row.sequences == 8).collect();
+        assert!(all(&rows).unwrap().is_empty());
+        let rows: Vec<Row> = report().rows.into_iter().filter(|row| row.side == "batch").collect();
         assert!(all(&rows).unwrap().is_empty());
     }
 }

@@ -8,14 +8,19 @@ use llama_safe::{ContextParams, EndReason, Engine, Model, Request, StopCondition
 use crate::protocol::{self, Answer, Order, cells};
 use crate::served::{Served, by_clients};
 
-/// Runs an order on an engine of its own, which measures what its steps cost before the clock runs.
+/// Runs an order on an engine of its own, which measures what its steps cost before the clock runs. `prompt_chunk`: as the engine's
+/// builder takes it.
 ///
 /// # Errors
 ///
 /// What the library reports: an order that does not fit the model.
-pub fn run(model: &Model, order: &Order) -> Result<Answer, Box<dyn Error>> {
+pub fn run(model: &Model, prompt_chunk: Option<u32>, order: &Order) -> Result<Answer, Box<dyn Error>> {
     let params = ContextParams::default().threads(order.threads).batch_threads(order.threads);
     let builder = Engine::builder(model).sequences(order.concurrent).context_tokens(order.concurrent * cells(order));
+    let builder = match prompt_chunk {
+        Some(tokens) => builder.prompt_chunk(tokens),
+        None => builder,
+    };
     let engine = builder.context(params).queue(order.requests.len()).start()?;
     // Threads are awake and memory is there before the clock runs.
     drop(engine.generate(Request::tokens([Token(3); 16]).max_tokens(2))?.wait());
