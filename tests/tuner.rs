@@ -85,9 +85,9 @@ fn a_gap_bounds_the_sequences() {
     assert!(tuned.token_gap <= Duration::from_secs(60));
 }
 
-/// What a context of split cells takes, with 64 tokens for each sequence.
-fn memory(model: &Model, sequences: u32, micro_batch: u32) -> u64 {
-    let params = ContextParams::default().sequences(sequences).context_tokens(64 * sequences).threads(1);
+/// What a context of split cells takes, with so many tokens for each sequence.
+fn memory(model: &Model, sequences: u32, tokens: u32, micro_batch: u32) -> u64 {
+    let params = ContextParams::default().sequences(sequences).context_tokens(tokens * sequences).threads(1);
     model.estimate(&params.micro_batch_tokens(micro_batch)).unwrap().resident().context()
 }
 
@@ -95,7 +95,7 @@ fn memory(model: &Model, sequences: u32, micro_batch: u32) -> u64 {
 fn a_memory_limit_bounds_the_sequences() {
     let model = tiny(Weights::Q8_0);
     // Between what three and four sequences take with the smallest passes, which leave most room.
-    let limit = u64::midpoint(memory(&model, 3, 64), memory(&model, 4, 64));
+    let limit = u64::midpoint(memory(&model, 3, 64, 64), memory(&model, 4, 64, 64));
     let tuned = tuner(&model).context(ContextParams::default().memory_limit(limit)).tune().unwrap();
     let split = tuned.measured.iter().filter(|one| one.kv_layout == KvLayout::Split);
     assert_eq!(split.filter_map(|one| one.sequences).max(), Some(3), "{tuned}");
@@ -109,9 +109,11 @@ fn a_memory_limit_bounds_the_sequences() {
 #[test]
 fn passes_that_do_not_fit_into_memory_are_left_out() {
     let model = tiny(Weights::Q8_0);
-    let limit = memory(&model, 1, 128);
-    assert!(limit < memory(&model, 1, 256), "smaller passes take less memory");
-    let tuned = tuner(&model).context(ContextParams::default().memory_limit(limit)).tune().unwrap();
+    // No pass is longer than the context.
+    let limit = memory(&model, 1, 512, 128);
+    assert!(limit < memory(&model, 1, 512, 256), "smaller passes take less memory");
+    let tuner = tuner(&model).sequence_tokens(512).context(ContextParams::default().memory_limit(limit));
+    let tuned = tuner.tune().unwrap();
     assert!(tuned.micro_batch_tokens <= 128, "{tuned}");
     assert!(tuned.measured.iter().all(|one| one.micro_batch_tokens <= 128), "{tuned}");
     assert!(
