@@ -37,7 +37,7 @@ use trial::Subject;
 ///     .requests(128, 64)
 ///     .sequence_tokens(1024)
 ///     .most_sequences(8)
-///     .token_gap(Duration::from_millis(200))
+///     .token_gap(Duration::from_secs(2))
 /// #    .patience(Duration::from_secs(2))
 ///     .tune()?;
 /// println!("{tuned}");
