@@ -43,7 +43,8 @@ fn chart(caption: &str, rows: &[&Row]) -> Result<String> {
     let widths = distinct(rows.iter().map(|row| row.sequences));
     // Widths double from one to the next: they stand at equal distances.
     let place = |sequences: u32| f64::from(sequences.max(1)).log2();
-    let last = widths.iter().copied().map(place).fold(0.0, f64::max);
+    let first = widths.iter().copied().map(place).fold(f64::INFINITY, f64::min);
+    let last = widths.iter().copied().map(place).fold(first, f64::max);
     let highest = rows.iter().map(|row| row.max).fold(0.0, f64::max);
     let served = rows.iter().any(|row| row.workload != UNIFORM);
     let unit = rows.first().map_or("", |row| unit(&row.metric));
@@ -56,12 +57,12 @@ fn chart(caption: &str, rows: &[&Row]) -> Result<String> {
             .margin(12)
             .x_label_area_size(40)
             .y_label_area_size(56)
-            .build_cartesian_2d(0.0..last + 0.05, 0.0..highest * 1.08)
+            .build_cartesian_2d(first..last + 0.05, 0.0..highest * 1.08)
             .map_err(failed)?;
         chart
             .configure_mesh()
             .disable_x_mesh()
-            .x_labels(last as usize + 1)
+            .x_labels((last - first) as usize + 1)
             .x_label_formatter(&|place| format!("{:.0}", place.exp2()))
             .x_desc(if served { "requests at a time" } else { "sequences in a batch" })
             .y_desc(unit)
