@@ -92,7 +92,7 @@ impl Header {
             self.cpu_flags.join(" "),
             load(self.load_before),
             load(self.load_after),
-            versions.join(", "),
+            versions.join("; "),
         )
     }
 }

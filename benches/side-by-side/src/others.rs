@@ -32,7 +32,7 @@ impl Snapshot {
 }
 
 /// A turn in which others had more of the cores than this is worth nothing, and is repeated.
-const OTHERS: f64 = 0.05;
+pub const OTHERS: f64 = 0.05;
 
 /// Runs something once, and again, `tries` times at most, while others have too much of the cores. What came of the least disturbed turn,
 /// and the share that others had in it; none where the system does not tell.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Header;
 use crate::summary::{Difference, Row};
+use crate::written;
 
 /// Everything that is known of a run. `bench.json` is this.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,8 +31,7 @@ impl Report {
     ///
     /// A file that cannot be read, or is none.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} is no report", path.display()))
+        written::read(path)
     }
 
     /// Writes the JSON to `path`, the tables beside it as `.md`, and a chart for each model, workload and metric as `.svg`. Returns the files.
@@ -40,19 +40,12 @@ impl Report {
     ///
     /// What the file system reports.
     pub fn write(&self, path: &Path) -> Result<Vec<PathBuf>> {
-        let folder = path.parent().unwrap_or(Path::new(""));
-        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-        let mut files = Vec::new();
-        let mut put = |path: PathBuf, text: String| {
-            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-            files.push(path);
-            anyhow::Ok(())
-        };
-        put(path.to_owned(), serde_json::to_string_pretty(self)? + "\n")?;
-        put(path.with_extension("md"), self.tables())?;
+        let mut files = Vec::from(written::write(path, self, &self.tables())?);
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         for (name, svg) in chart::all(&self.rows)? {
-            put(folder.join(format!("{stem}-{name}.svg")), svg)?;
+            let file = path.with_file_name(format!("{stem}-{name}.svg"));
+            fs::write(&file, svg).with_context(|| format!("writing {}", file.display()))?;
+            files.push(file);
         }
         Ok(files)
     }

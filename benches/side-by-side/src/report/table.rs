@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{Report, distinct, title};
+use crate::machine::Header;
 use crate::roster::{OURS, REFERENCE, SERVED_REFERENCE};
 use crate::summary::Row;
 
@@ -22,26 +23,11 @@ pub fn all(report: &Report) -> String {
 
 fn header(report: &Report) -> String {
     let header = &report.header;
-    let load = |load: Option<f64>| load.map_or("unknown".to_owned(), |load| format!("{load:.2}"));
-    let gib =
-        header.memory_bytes.map_or(String::new(), |bytes| format!(", {:.0} GiB", bytes as f64 / f64::from(1 << 30)));
-    let mut text = format!(
-        "`{}`, {}, commit {}.\n\n{} ({} cores{gib}; {}), {} threads, {} rounds, load average {} before and {} after.\n\n",
-        header.command,
-        header.date,
-        header.commit,
-        header.processor,
-        header.cores,
-        header.cpu_flags.join(" "),
-        header.threads,
-        header.rounds,
-        load(header.load_before),
-        load(header.load_after),
-    );
-    for (what, version) in &header.versions {
-        let _ = writeln!(text, "- {what}: {version}");
-    }
-    text + "\nMedian (lowest to highest), × the ratio of medians to the side that is named.\n"
+    let Header { threads, rounds, .. } = header;
+    header.described()
+        + &format!(
+            "\n{threads} threads, {rounds} rounds. Median (lowest to highest), × the ratio of medians to the side that is named.\n"
+        )
 }
 
 /// Those that a cell's ratio is to.

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Header;
+use crate::written;
 
 /// Samples that criterion takes of each figure.
 const SAMPLES: u32 = 10;
@@ -84,8 +85,7 @@ impl Scaling {
     ///
     /// A file that cannot be read, or is none.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} is no such run", path.display()))
+        written::read(path)
     }
 
     /// Writes the JSON to `path`, the tables beside it as `.md`, and the chart as `.svg`. Returns the files.
@@ -94,25 +94,17 @@ impl Scaling {
     ///
     /// What the file system reports.
     pub fn write(&self, path: &Path) -> Result<Vec<PathBuf>> {
-        let folder = path.parent().unwrap_or(Path::new(""));
-        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-        let files = [
-            (path.to_owned(), serde_json::to_string_pretty(self)? + "\n"),
-            (path.with_extension("md"), self.tables()),
-            (path.with_extension("svg"), chart::draw(&self.series)?),
-        ];
-        for (path, text) in &files {
-            fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
-        }
-        Ok(files.map(|(path, _)| path).into())
+        let mut files = Vec::from(written::write(path, self, &self.tables())?);
+        let svg = path.with_extension("svg");
+        fs::write(&svg, chart::draw(&self.series)?).with_context(|| format!("writing {}", svg.display()))?;
+        files.push(svg);
+        Ok(files)
     }
 
     /// The tables in Markdown.
     #[must_use]
     pub fn tables(&self) -> String {
-        let Header { command, date, commit, processor, cores, cpu_flags, .. } = &self.header;
-        let flags = cpu_flags.join(" ");
-        let mut text = format!("`{command}`, {date}, commit {commit}.\n\n{processor} ({cores} cores; {flags}).\n");
+        let mut text = self.header.described();
         let _ = writeln!(
             text,
             "\nMicroseconds of a generated token beside llama.cpp's computation: the median of {} samples, and its 95 % interval.",

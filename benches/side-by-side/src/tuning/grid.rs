@@ -3,6 +3,8 @@
 use llama_safe::KvLayout;
 use serde::{Deserialize, Serialize};
 
+use crate::others::OTHERS;
+
 /// Micro-batches, tokens, as the tuner tries them; the usual one first.
 pub const MICRO_BATCHES: [u32; 4] = [512, 256, 128, 64];
 
@@ -109,6 +111,14 @@ pub struct Cell {
     pub others: Option<f64>,
     /// How often it was looked at: these are means.
     pub looks: u32,
+}
+
+impl Cell {
+    /// Whether others had too much of the cores for it to be worth anything.
+    #[must_use]
+    pub fn is_disturbed(&self) -> bool {
+        self.others.is_some_and(|share| share > OTHERS)
+    }
 }
 
 /// What a choice has to keep.

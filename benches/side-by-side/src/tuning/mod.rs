@@ -101,11 +101,12 @@ pub fn measure(mut header: Header, plan: Plan, models: &Path, mut note: impl FnM
     })
 }
 
-/// Has those that are near to the best measured once more, if they were `looks` times.
+/// Has those that are near to the best measured once more, if they were `looks` times, and those that others disturbed: how near they
+/// are is not known.
 fn again(cells: &mut [Cell], bounds: &Bounds, looks: u32, mut look: impl FnMut(&mut Cell) -> Result<()>) -> Result<()> {
     let most = grid::ranked(cells, bounds).first().map_or(0.0, |best| best.tokens_per_second);
-    let is_near = |cell: &&mut Cell| bounds.keeps(cell) && cell.tokens_per_second >= most * (1.0 - NEAR);
-    for cell in cells.iter_mut().filter(is_near).filter(|cell| cell.looks == looks) {
+    let is_near = |cell: &Cell| bounds.keeps(cell) && cell.tokens_per_second >= most * (1.0 - NEAR);
+    for cell in cells.iter_mut().filter(|cell| cell.looks == looks && (is_near(cell) || cell.is_disturbed())) {
         look(cell)?;
     }
     Ok(())
@@ -146,6 +147,11 @@ impl Bench {
     /// One more look at a cell: a mean of spells of the machine, fast ones and slow ones.
     fn look(&self, cell: &mut Cell) -> Result<()> {
         let now = self.cell(cell.combination)?;
+        if cell.is_disturbed() && !now.is_disturbed() {
+            // Worth nothing, and no part of a mean.
+            *cell = Cell { looks: cell.looks + 1, ..now };
+            return Ok(());
+        }
         let looks = f64::from(cell.looks);
         let mean = |before: f64, now: f64| (before * looks + now) / (looks + 1.0);
         let token = mean(1.0 / cell.prompt_tokens_per_second, 1.0 / now.prompt_tokens_per_second);
@@ -250,6 +256,14 @@ mod tests {
         })
         .unwrap();
         assert_eq!(seen, [2], "100 is the best within the bounds, 79 is far from it");
+        (cells[0].others, cells[2].others) = (Some(0.2), Some(0.2));
+        seen.clear();
+        again(&mut cells, &bounds, 1, |cell| {
+            seen.push(cell.combination.sequences);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(seen, [1, 2, 4], "whoever was disturbed could be anywhere");
         again(&mut cells, &bounds, 2, |_| panic!("none was looked at twice")).unwrap();
     }
 
