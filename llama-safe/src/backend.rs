@@ -17,6 +17,12 @@ pub(crate) fn init() {
             // What is missing is made when it is needed, or is an error there (ggml-backend-reg.cpp's `get_reg`).
             log::warn(&format!("llama.cpp could not look for its backends: {reason}"));
         }
+        // SAFETY: called once, before a model is loaded. It returns NULL or a string constant.
+        let reason = unsafe { sys::kernels_register() };
+        if !reason.is_null() {
+            // SAFETY: not NULL.
+            log::tell(&format!("no kernels for small batches: {}", unsafe { string(reason) }));
+        }
     });
 }
 

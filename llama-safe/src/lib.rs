@@ -120,6 +120,7 @@ mod params;
 mod scan;
 // Floor 4.
 mod detokenizer;
+mod kernels;
 mod model;
 mod stop;
 mod vocab;
@@ -180,6 +181,7 @@ pub use gguf::overrides::MetadataValue;
 pub use grammar::{Grammar, GrammarState, Triggers};
 pub use graph_sampler::{GraphChain, GraphSampler};
 pub use id::{OutputSlot, SeqId, Token};
+pub use kernels::kernels;
 pub use limits::{Fallback, KvLayout, Limits, MemoryKind, Pooling};
 pub use logprobs::{LogProbs, TokenLogProb};
 pub use memory_use::{MemoryEstimate, MemoryUse};

@@ -6,7 +6,8 @@ use crate::limits::{KvLayout, Pooling};
 /// How a model's weights get into memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum LoadMode {
-    /// As the devices like it best.
+    /// Read where most of the weights are [rearranged](crate::kernels()) anyway and stay on the CPU, so that they are not in
+    /// memory twice. As the devices like it best otherwise: mapped, on a CPU.
     #[default]
     Auto,
     /// Mapped from the file: the fastest start, shared between processes. A file that is cut short while its model lives
@@ -36,6 +37,7 @@ pub struct ModelParams {
     pub(crate) vocab_only: bool,
     pub(crate) check_tensors: bool,
     pub(crate) repack: bool,
+    pub(crate) kernels: bool,
     pub(crate) overrides: Vec<(String, MetadataValue)>,
 }
 
@@ -48,6 +50,7 @@ impl Default for ModelParams {
             vocab_only: false,
             check_tensors: false,
             repack: true,
+            kernels: true,
             overrides: Vec::new(),
         }
     }
@@ -93,6 +96,14 @@ impl ModelParams {
     #[must_use]
     pub fn repack(mut self, repack: bool) -> Self {
         self.repack = repack;
+        self
+    }
+
+    /// Whether matrices may be multiplied by the [kernels for small batches](crate::kernels()) (the default), which keep them in
+    /// a form of their own. Without them llama.cpp's own compute all; [`repack(false)`](Self::repack) turns off both.
+    #[must_use]
+    pub fn kernels(mut self, kernels: bool) -> Self {
+        self.kernels = kernels;
         self
     }
 

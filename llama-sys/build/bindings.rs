@@ -21,10 +21,11 @@ pub fn generate(config: &Config, source: &Path, tree: &Tree) -> Result<(), Strin
     let bindings = bindgen::Builder::default()
         .header(config.manifest_dir.join("shim/bindings.h").display().to_string())
         .clang_arg(format!("-I{}", config.manifest_dir.join("shim").display()))
+        .clang_arg(format!("-I{}", config.manifest_dir.join("kernels").display()))
         .clang_arg(format!("-I{}", source.join("include").display()))
         .clang_arg(format!("-I{}", source.join("ggml/include").display()))
         .clang_arg(format!("--target={}", config.target))
-        .allowlist_item("(llama|ggml|gguf|guard|LLAMA|GGML|GGUF|GUARD)_.*")
+        .allowlist_item("(llama|ggml|gguf|guard|kernels|LLAMA|GGML|GGUF|GUARD)_.*")
         .layout_tests(true)
         .derive_default(false)
         .prepend_enum_name(false)
@@ -52,6 +53,7 @@ fn inputs(config: &Config, source: &Path) -> Result<String, String> {
         source.join("ggml/include/gguf.h"),
         shim.join("bindings.h"),
         shim.join("guard.h"),
+        config.manifest_dir.join("kernels/kernels.h"),
         config.manifest_dir.join("build/bindings.rs"),
     ] {
         text += &fs::read_to_string(&header).map_err(|error| format!("{}: {error}", header.display()))?;

@@ -29,6 +29,8 @@ pub struct Config {
     pub linkage: Linkage,
     /// Use every instruction of this machine's processor.
     pub native_instructions: bool,
+    /// Our own kernels for small batches.
+    pub kernels: bool,
     /// Enabled backends and options, in a fixed order: (cargo feature, CMake variable).
     pub switches: Vec<(&'static str, &'static str)>,
     /// Sanitizers to compile the C++ with, as the compiler's `-fsanitize=` takes them. Whoever builds with them links their
@@ -62,6 +64,7 @@ impl Config {
             cargo: required("CARGO")?.into(),
             linkage: if feature("shared") && !feature("static") { Linkage::Shared } else { Linkage::Static },
             native_instructions: host == target && !feature("portable"),
+            kernels: feature("kernels"),
             switches: SWITCHES.into_iter().filter(|(name, _)| feature(name)).collect(),
             sanitizers: env::var("LLAMA_CPP_SANITIZE").ok().filter(|list| !list.is_empty()),
             documentation_only: env::var_os("DOCS_RS").is_some(),
@@ -76,7 +79,7 @@ impl Config {
         {
             println!("cargo::rerun-if-env-changed={variable}");
         }
-        for path in ["build", "shim", "../vendor/Cargo.toml", "../vendor/Cargo.lock"] {
+        for path in ["build", "kernels", "shim", "../vendor/Cargo.toml", "../vendor/Cargo.lock"] {
             println!("cargo::rerun-if-changed={}", self.manifest_dir.join(path).display());
         }
         if let Some(checkout) = &self.llama_cpp_dir {

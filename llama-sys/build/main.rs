@@ -1,11 +1,12 @@
 //! Builds llama.cpp and generates its bindings.
 //!
 //! Reads like this: what is wanted ([`config`]), is everything there to do it ([`prerequisites`]), where the source
-//! is ([`source`]), the C++ libraries ([`native`]), the exception guard ([`guard`]), the bindings ([`bindings`]).
+//! is ([`source`]), the C++ libraries ([`native`]), our kernels ([`kernels`]), the exception guard ([`guard`]), the bindings ([`bindings`]).
 
 mod bindings;
 mod config;
 mod guard;
+mod kernels;
 mod native;
 mod prerequisites;
 mod source;
@@ -32,9 +33,11 @@ fn run() -> Result<(), String> {
     println!("cargo::rustc-env=LLAMA_CPP_SOURCE={}", source.display());
     // For build scripts of packages that compile C or C++ against the same headers: DEP_LLAMA_CPP_SOURCE.
     println!("cargo::metadata=source={}", source.display());
+    println!("cargo::metadata=kernels={}", config.manifest_dir.join("kernels").display());
     let tree = native::Tree::open(&config, &source)?;
     if !config.documentation_only {
         native::build(&config, &source, &tree);
+        kernels::build(&config, &source);
         guard::build(&config, &source);
         native::link(&config, &tree)?;
     }

@@ -5,3 +5,4 @@
 #include "gguf.h"
 #include "llama.h"
 #include "guard.h"
+#include "kernels.h"

@@ -131,6 +131,13 @@ pub(crate) struct Tensor {
     pub(crate) format: u32,
 }
 
+impl Tensor {
+    /// Bytes of its weights; 0 of a format that no file has.
+    pub(crate) fn bytes(&self) -> u64 {
+        weights::tensor_bytes(&self.name, self.shape, self.format).unwrap_or(0)
+    }
+}
+
 /// Shapes of tensors by name: the length of a row first, 1 where a tensor has fewer dimensions.
 pub(crate) type Shapes = HashMap<String, [u64; 4]>;
 

@@ -15,6 +15,7 @@ use crate::fingerprint::Fingerprint;
 use crate::gguf::Header;
 use crate::gguf::overrides::MetadataValue;
 use crate::gguf::weights;
+use crate::kernels::{self, Share};
 use crate::log;
 use crate::memory_file::MemoryFile;
 use crate::model::Model;
@@ -143,7 +144,7 @@ struct Progress<F> {
 unsafe extern "C" fn on_progress<F: FnMut(f32) -> ControlFlow<()>>(progress: f32, state: *mut c_void) -> bool {
     // SAFETY: `load` passes a `Progress<F>` that outlives the loading, which calls back on the loading thread alone.
     let state = unsafe { &mut *state.cast::<Progress<F>>() };
-    match catch_unwind(AssertUnwindSafe(|| log::aside(|| (state.function)(progress)))) {
+    match catch_unwind(AssertUnwindSafe(|| log::aside(|| kernels::aside(|| (state.function)(progress))))) {
         Ok(ControlFlow::Continue(())) => true,
         Ok(ControlFlow::Break(())) => {
             state.cancelled = true;
@@ -164,6 +165,8 @@ pub(crate) fn load<F: FnMut(f32) -> ControlFlow<()>>(
     call: impl FnOnce(sys::llama_model_params) -> Result<*mut sys::llama_model, String>,
 ) -> Result<Model, LoadError> {
     backend::init();
+    let share = Share::of(header, params);
+    let params = &share.params(header, params);
     let mut state = Progress { function: progress, cancelled: false, panic: None };
     let overrides = c_overrides(&params.overrides);
     let mut raw = raw_params(params);
@@ -172,13 +175,13 @@ pub(crate) fn load<F: FnMut(f32) -> ControlFlow<()>>(
     raw.progress_callback = Some(on_progress::<F>);
     raw.progress_callback_user_data = (&raw mut state).cast();
     log::forget_errors();
-    let result = call(raw).map(NonNull::new);
+    let (result, taken) = share.while_loading(|| call(raw).map(NonNull::new));
     let repacked = params.repack && !weights::are_plain(header);
     // Owned first, so that it is freed whatever comes.
     let shapes = (!params.vocab_only).then(|| header.shapes());
     let model = result.map(|model| {
-        let model = Model::own(model?, shapes, repacked).with_scaled(weights::scaled(header));
-        let plan = Plan::of_file(header, params, model.vocabulary_size());
+        let model = Model::own(model?, shapes, repacked).with_scaled(weights::scaled(header)).with_taken(taken);
+        let plan = Plan::of_file(header, params, share, model.vocabulary_size());
         Some(model.planned(plan))
     });
     if let Some(panic) = state.panic {

@@ -49,6 +49,8 @@ struct RawModel {
     shapes: Option<Shapes>,
     /// Weights that llama.cpp applies no adapter to, see [`weights::scaled`](crate::gguf::weights::scaled).
     scaled: Vec<String>,
+    /// Tensors that the kernels for small batches took.
+    taken: Vec<String>,
     /// What it takes to make it again without its weights.
     plan: Option<simulation::Plan>,
     /// Whether weights may have been rearranged for this processor: they cannot be read back then.
@@ -119,6 +121,7 @@ impl Model {
                 fingerprint: None,
                 shapes,
                 scaled: Vec::new(),
+                taken: Vec::new(),
                 plan: None,
                 repacked,
                 exclusive: Mutex::new(()),
@@ -168,6 +171,20 @@ impl Model {
             raw.scaled = scaled;
         }
         self
+    }
+
+    /// The model, with the tensors that the kernels for small batches took. To be called before it is cloned.
+    pub(crate) fn with_taken(mut self, taken: Vec<String>) -> Self {
+        if let Some(raw) = Arc::get_mut(&mut self.raw) {
+            raw.taken = taken;
+        }
+        self
+    }
+
+    /// Names of the weights that the [kernels for small batches](crate::kernels()) multiply with; all others are llama.cpp's.
+    #[must_use]
+    pub fn kernel_tensors(&self) -> &[String] {
+        &self.raw.taken
     }
 
     /// The model, with what it takes to make it again without its weights. To be called before it is cloned.

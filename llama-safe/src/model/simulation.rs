@@ -7,6 +7,7 @@ use llama_sys as sys;
 
 use crate::gguf::outline::Outline;
 use crate::gguf::{Header, Shapes};
+use crate::kernels::Share;
 use crate::log;
 use crate::memory_file::MemoryFile;
 use crate::params::{LoadMode, ModelParams};
@@ -19,6 +20,7 @@ use super::load::raw_params;
 pub(crate) struct Plan {
     outline: Outline,
     params: ModelParams,
+    share: Share,
     origin: Origin,
 }
 
@@ -34,9 +36,9 @@ enum Origin {
 
 impl Plan {
     /// Of a model that was loaded from a file, or files, that say this.
-    pub(super) fn of_file(header: &Header, params: &ModelParams, vocabulary: u32) -> Option<Self> {
+    pub(super) fn of_file(header: &Header, params: &ModelParams, share: Share, vocabulary: u32) -> Option<Self> {
         let origin = if params.load_mode == LoadMode::Read { Origin::Read } else { Origin::Mapped };
-        Some(Self::of(Outline::of(header, vocabulary)?, params, origin))
+        Some(Self::of(Outline::of(header, vocabulary)?, params, share, origin))
     }
 
     /// Of a model whose tensors were generated, `bytes` in all.
@@ -49,14 +51,15 @@ impl Plan {
     ) -> Option<Self> {
         let outline = Outline::of_shapes(header, shapes, vocabulary)?;
         // llama.cpp rearranges none of them (llama.cpp:456).
-        Some(Self::of(outline, &params.clone().repack(false), Origin::Generated(bytes)))
+        let share = Share { matrices: false, embedding: false };
+        Some(Self::of(outline, &params.clone().repack(false), share, Origin::Generated(bytes)))
     }
 
-    fn of(outline: Outline, params: &ModelParams, origin: Origin) -> Self {
+    fn of(outline: Outline, params: &ModelParams, share: Share, origin: Origin) -> Self {
         // Overrides are in the outline, and nothing can be mapped of what is not there (an assertion, llama-model.cpp:1857).
         let params =
             ModelParams { overrides: Vec::new(), check_tensors: false, load_mode: LoadMode::Read, ..params.clone() };
-        Self { outline, params, origin }
+        Self { outline, params, share, origin }
     }
 }
 
@@ -87,11 +90,14 @@ impl Model {
             let mut raw = raw_params(&plan.params);
             raw.no_alloc = true;
             raw.progress_callback = Some(on_progress);
-            let model = sys::guarded(std::ptr::null_mut(), |result, error| {
-                // SAFETY: the stream is open for the call. llama.cpp does not close it, and maps nothing of it. There are no
-                // overrides, and the callback looks at no data.
-                unsafe { sys::guard_llama_model_load_from_file_ptr(result, error, file.as_ptr().cast(), raw) }
-            })?;
+            let (model, _) = plan.share.while_loading(|| {
+                sys::guarded(std::ptr::null_mut(), |result, error| {
+                    // SAFETY: the stream is open for the call. llama.cpp does not close it, and maps nothing of it. There are
+                    // no overrides, and the callback looks at no data.
+                    unsafe { sys::guard_llama_model_load_from_file_ptr(result, error, file.as_ptr().cast(), raw) }
+                })
+            });
+            let model = model?;
             let model = NonNull::new(model).ok_or_else(|| log::errors_or("it gives no reason"))?;
             Ok(Simulation { model, plan })
         })

@@ -1,0 +1,27 @@
+// The buffer type of rearranged weights, and the multiplication with them.
+#pragma once
+
+#include "format.h"
+#include "ggml-backend.h"
+#include "kernels.h"
+
+namespace kernels {
+
+// Makes the buffer type of these formats and puts it before ggml's own, once. False if this ggml has no place for it.
+bool plug_in(const Format * formats);
+
+// Takes it out again.
+void take_out();
+
+// NULL before plug_in().
+ggml_backend_buffer_type_t buffer_type();
+
+// The format that a matrix of `columns` weights in each of its rows would be kept in; NULL if it is not one of them.
+const Format * format_of(ggml_type type, int64_t columns);
+
+uint64_t multiplications();
+
+void begin_load(kernels_load * load);
+void end_load();
+
+}  // namespace kernels

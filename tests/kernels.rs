@@ -1,0 +1,371 @@
+//! The kernels for small batches against an exact reference, and models with them against models without.
+//!
+//! Products are compared bit for bit, on every instruction set that this machine has, one process each.
+
+#[path = "kernels/ggml.rs"]
+mod ggml;
+#[path = "kernels/reference.rs"]
+mod reference;
+
+use std::process::Command;
+
+use batch_suite::{alone, assert_equal, exact_params, is_leak_check, prompt};
+use fixtures::{Llama, Weights};
+use ggml::Held;
+use llama_safe::{
+    Context, KvLayout, LoadMode, Model, ModelParams, Quantization, QuantizeParams, Special, kernels, quantize,
+};
+use llama_sys as sys;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use reference::{FORMATS, Format};
+
+/// Whether this process is to do without: told so, or on a processor that has nothing for them.
+fn are_off() -> bool {
+    let off = std::env::var_os("LLAMA_KERNELS").is_some_and(|value| value == "off");
+    #[cfg(target_arch = "x86_64")]
+    let none =
+        !(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"));
+    #[cfg(not(target_arch = "x86_64"))]
+    let none = true;
+    off || none
+}
+
+/// Weights of any bits, with scales of every kind.
+fn weights(format: Format, width: usize, rows: usize, random: &mut ChaCha8Rng) -> Vec<u8> {
+    // 0, the least of all, small, one, the largest, each with a sign.
+    const SCALES: [u16; 12] = [0, 1, 0x03ff, 0x0400, 0x1000, 0x2e66, 0x3c00, 0x7bff, 0x8000, 0x8001, 0xbc00, 0xfbff];
+    let (count, size) = format.block();
+    let mut bytes = vec![0; rows * width / count * size];
+    for block in bytes.chunks_mut(size) {
+        match random.next_u32() % 8 {
+            0 => block.fill(0x80),
+            1 => block.fill(0xff),
+            2 => block.fill(0),
+            _ => random.fill_bytes(block),
+        }
+        for at in format.scales_at() {
+            let scale = SCALES[random.next_u32() as usize % SCALES.len()];
+            block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
+        }
+    }
+    bytes
+}
+
+/// Activations of every size; whole blocks of nothing, of one number, of the smallest and of very large ones.
+fn columns(count: usize, random: &mut ChaCha8Rng) -> Vec<f32> {
+    let mut values = vec![0.0; count];
+    for block in values.chunks_mut(64) {
+        let size = [0.0, 1.0e-42, 1.0e-3, 1.0, 1.0, 1.0, 30.0, 1.0e4][random.next_u32() as usize % 8];
+        let alike = random.next_u32().is_multiple_of(8);
+        for value in block {
+            let number = if alike { 1.0 } else { random.next_u32() as f32 / (1_u32 << 31) as f32 - 1.0 };
+            *value = number * size;
+        }
+    }
+    values
+}
+
+#[track_caller]
+fn assert_same_bits(got: &[f32], want: &[f32], what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    for (at, (got, want)) in got.iter().zip(want).enumerate() {
+        let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+        assert!(same, "{what}: number {at} is {got:e}, not {want:e}");
+    }
+}
+
+/// One product of this shape, bit for bit.
+fn check(format: Format, blocks: usize, rows: usize, count: usize, planes: usize, threads: usize, seed: u64) {
+    let what = format!("{format:?}, {blocks} blocks, {rows} rows, {count} columns, {planes} planes, {threads} threads");
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let width = blocks * format.step();
+    let weights = weights(format, width, rows, &mut random);
+    let columns = columns(width * count * planes, &mut random);
+    let held = Held::with(format.of_ggml(), width, rows, &weights);
+    let got = held.multiply(&columns, planes, threads);
+    assert_same_bits(&got, &format.products(&weights, width, &columns), &what);
+    assert_eq!(held.read(0, weights.len()), weights, "{what}: weights as they were");
+}
+
+/// Every width of a tile and its neighbours, rows that fill their groups and rows that do not. Since the reference takes columns
+/// one by one, this is also the proof that no number of columns changes a bit.
+#[test]
+fn products_are_exact() {
+    let Some(set) = kernels() else { return assert!(are_off()) };
+    let most = if is_leak_check() { 9 } else { 64 };
+    for format in FORMATS {
+        for count in 1..=most {
+            check(format, 1 + count % 3, [16, 5, 33, 64][count % 4], count, 1, 1 + count % 2, count as u64);
+        }
+        for (rows, count) in [(1, 1), (15, 2), (16, 3), (17, 4), (48, 8), (31, 512)] {
+            check(format, 2, rows, count.min(most * 8), 1, 3, 99);
+        }
+        check(format, 1, 20, 5, 3, 2, 7);
+    }
+    println!("exact with {set}");
+}
+
+#[test]
+fn products_of_any_shape_are_exact() {
+    if kernels().is_none() {
+        return assert!(are_off());
+    }
+    let shapes = (0..FORMATS.len(), 1..6_usize, 1..70_usize, 1..40_usize, 1..3_usize, 1..5_usize, any::<u64>());
+    let config = Config { failure_persistence: None, ..Config::with_cases(if is_leak_check() { 5 } else { 60 }) };
+    TestRunner::new(config)
+        .run(&shapes, |(format, blocks, rows, count, planes, threads, seed)| {
+            check(FORMATS[format], blocks, rows, count, planes, threads, seed);
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// The largest sums that can be: nothing overflows on the way to 32 bits.
+#[test]
+fn the_largest_products_are_exact() {
+    if kernels().is_none() {
+        return assert!(are_off());
+    }
+    for format in FORMATS {
+        for byte in [0x7f, 0x80, 0xff, 0x00, 0x81] {
+            for activation in [1.0, -1.0] {
+                let width = 2 * format.step();
+                let (count, size) = format.block();
+                let mut weights = vec![byte; 16 * width / count * size];
+                for block in weights.chunks_mut(size) {
+                    for at in format.scales_at() {
+                        block[*at..at + 2].copy_from_slice(&0x3c00_u16.to_le_bytes());
+                    }
+                }
+                for columns in [1, 2, 7] {
+                    let columns = vec![activation; columns * width];
+                    let held = Held::with(format.of_ggml(), width, 16, &weights);
+                    let want = format.products(&weights, width, &columns);
+                    assert_same_bits(&held.multiply(&columns, 1, 1), &want, &format!("{format:?} of {byte:#x}"));
+                }
+            }
+        }
+    }
+}
+
+/// Rows of an embedding that is held rearranged.
+#[test]
+fn rows_are_those_of_the_file() {
+    if kernels().is_none() {
+        return assert!(are_off());
+    }
+    for format in FORMATS {
+        let (width, rows) = (2 * format.step(), 37);
+        let bytes = weights(format, width, rows, &mut ChaCha8Rng::seed_from_u64(3));
+        let held = Held::with(format.of_ggml(), width, rows, &bytes);
+        let wanted = [0, 36, 15, 16, 36, 31];
+        let all = ggml::expanded(format.of_ggml(), &bytes, width * rows);
+        let want: Vec<f32> = wanted.iter().flat_map(|row| all[*row as usize * width..][..width].to_vec()).collect();
+        for threads in [1, 4] {
+            assert_same_bits(&held.rows(&wanted, threads), &want, &format!("{format:?}"));
+        }
+    }
+}
+
+/// Any bytes of it, whatever rows they begin and end in.
+#[test]
+fn parts_are_written_and_read() {
+    if kernels().is_none() {
+        return assert!(are_off());
+    }
+    let mut random = ChaCha8Rng::seed_from_u64(4);
+    for format in FORMATS {
+        let (width, rows) = (format.step(), 35);
+        let mut want = weights(format, width, rows, &mut random);
+        let held = Held::with(format.of_ggml(), width, rows, &want);
+        for _ in 0..30 {
+            let from = random.next_u32() as usize % want.len();
+            let length = random.next_u32() as usize % (want.len() - from) + 1;
+            random.fill_bytes(&mut want[from..from + length]);
+            held.write(from, &want[from..from + length]);
+            let (from, length) = (from / 2, length / 2);
+            assert_eq!(held.read(from, length), want[from..from + length], "{format:?}");
+        }
+        assert_eq!(held.read(0, want.len()), want, "{format:?}");
+    }
+}
+
+/// The tests above once more in processes that are told which instructions to use. `plain` computes as AVX-512 does, without
+/// it; what this processor lacks is left out by name.
+#[test]
+fn every_instruction_set_computes_the_same() {
+    if kernels().is_none() || std::env::var_os("LLAMA_KERNELS").is_some() {
+        return;
+    }
+    let exact = |set: &str| {
+        let run = Command::new(std::env::current_exe().unwrap())
+            .args(["are_exact", "of_the_file", "are_written", "--nocapture", "--test-threads=1"])
+            .env("LLAMA_KERNELS", set)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&run.stdout).into_owned();
+        assert!(run.status.success(), "{set}: {text}{}", String::from_utf8_lossy(&run.stderr));
+        text.contains(&format!("exact with {set}"))
+    };
+    assert!(exact("plain"));
+    #[cfg(target_arch = "x86_64")]
+    {
+        assert!(exact("avx2"));
+        let wide = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vnni");
+        if wide && is_x86_feature_detected!("avx512vl") {
+            assert!(exact("avx512vnni"));
+        } else {
+            println!("not on this processor: avx512vnni");
+        }
+    }
+    assert!(!exact("off"));
+}
+
+fn wide() -> Llama {
+    Llama { width: 256, heads: 4, kv_heads: 2, feed_forward: 512, layers: 3, deviation: 0.05, ..Llama::tiny() }
+}
+
+/// The model in a format of the files that people have.
+fn quantised(to: Quantization, tied_head: bool) -> Vec<u8> {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let of = |name: &str| {
+        folder.join(format!(
+            "kernels-{}-{to:?}-{tied_head}-{name}-{:?}.gguf",
+            std::process::id(),
+            std::thread::current().id()
+        ))
+    };
+    Llama { tied_head, ..wide() }.write(Weights::F32, 5, of("from")).unwrap();
+    quantize(of("from"), of("to"), &QuantizeParams::new(to).threads(1)).unwrap();
+    let bytes = std::fs::read(of("to")).unwrap();
+    for name in ["from", "to"] {
+        std::fs::remove_file(of(name)).unwrap();
+    }
+    bytes
+}
+
+/// With the kernels and without: the same numbers but for their last bits, and it can be told which were used.
+#[test]
+fn models_compute_what_they_do_without() {
+    for (to, tied_head) in [
+        (Quantization::Q8_0, true),
+        (Quantization::Q8_0, false),
+        (Quantization::Q4_0, true),
+        (Quantization::Q4KMedium, false),
+        (Quantization::Q5KMedium, true),
+        (Quantization::Q6K, true),
+    ] {
+        let gguf = quantised(to, tied_head);
+        let on = Model::from_bytes(&gguf, &ModelParams::default()).unwrap();
+        let off = Model::from_bytes(&gguf, &ModelParams::default().kernels(false)).unwrap();
+        assert!(off.kernel_tensors().is_empty());
+        if kernels().is_none() {
+            assert!(are_off() && on.kernel_tensors().is_empty());
+            continue;
+        }
+        // An embedding that nothing is multiplied with stays as it is.
+        let head = if tied_head { "token_embd.weight" } else { "output.weight" };
+        let mut names = vec![head.to_owned()];
+        let parts = ["attn_k", "attn_output", "attn_q", "attn_v", "ffn_down", "ffn_gate", "ffn_up"];
+        names.extend((0..3).flat_map(|layer| parts.map(|part| format!("blk.{layer}.{part}.weight"))));
+        let mut taken = on.kernel_tensors().to_vec();
+        names.sort();
+        taken.sort();
+        assert_eq!(taken, names, "{to:?}, {tied_head}");
+        let tokens = prompt(3, 12);
+        // SAFETY: reads a number.
+        let before = unsafe { sys::kernels_multiplications() };
+        let with = alone(&on, &exact_params(), &tokens);
+        // SAFETY: reads a number.
+        assert!(unsafe { sys::kernels_multiplications() } >= before + 12 * 22, "{to:?}");
+        for (with, without) in with.iter().zip(alone(&off, &exact_params(), &tokens)) {
+            assert_equal(with, &without, 1.0e-5, &format!("{to:?}"));
+        }
+    }
+}
+
+/// Rows of every number of texts are the bits of one text alone, in all formats.
+#[test]
+fn batches_are_the_same_bits_as_one_alone() {
+    for to in [Quantization::Q8_0, Quantization::Q4KMedium] {
+        let model = Model::from_bytes(&quantised(to, true), &ModelParams::default()).unwrap();
+        if model.kernel_tensors().is_empty() {
+            assert!(are_off());
+            continue;
+        }
+        let params = exact_params().context_tokens(16 * 64).kv_layout(KvLayout::Split);
+        let tokens = prompt(1, 6);
+        let want = alone(&model, &params, &tokens);
+        for count in 1..=16 {
+            let mut context = Context::new(&model, &params.clone().sequences(count)).unwrap();
+            let sequences: Vec<_> = (0..count).map(|_| context.new_sequence().unwrap()).collect();
+            let mut batch = context.new_batch();
+            for (token, want) in tokens.iter().zip(&want) {
+                let slots: Vec<_> =
+                    sequences.iter().map(|sequence| batch.push_output(sequence, *token).unwrap()).collect();
+                let outputs = context.decode(&mut batch).unwrap();
+                for slot in slots {
+                    assert_same_bits(outputs.get(slot).unwrap(), want, &format!("{to:?}, {count} sequences"));
+                }
+            }
+        }
+    }
+}
+
+/// The weights are in memory once: the file is not mapped beside them, and an output layer that is the token embedding is the
+/// same tensor.
+#[test]
+fn weights_are_held_once() {
+    for tied_head in [true, false] {
+        let gguf = quantised(Quantization::Q8_0, tied_head);
+        let held = |params: &ModelParams| {
+            let model = Model::from_bytes(&gguf, params).unwrap();
+            let params = exact_params().sequences(1);
+            let used = Context::new(&model, &params).unwrap().memory_used().unwrap().weights();
+            assert_eq!(model.estimate(&params).unwrap().resident().weights(), used);
+            (used, model.size_bytes())
+        };
+        let (plain, size) = held(&ModelParams::default().repack(false).load_mode(LoadMode::Read));
+        let (on, of_file) = held(&ModelParams::default());
+        if kernels().is_none() {
+            return assert!(are_off());
+        }
+        assert!(on <= plain + 4096 && of_file <= size, "{tied_head}: {on} of {plain}, {of_file} of {size}");
+    }
+}
+
+/// The trained model is as good with them as without.
+#[test]
+fn perplexity_is_the_same() {
+    let perplexity = |params: &ModelParams| {
+        let model = Model::from_bytes(fixtures::STORIES, params).unwrap();
+        let mut context =
+            Context::new(&model, &exact_params().sequences(1).context_tokens(256).batch_tokens(256)).unwrap();
+        let (mut sum, mut count) = (0.0, 0_u32);
+        let texts = fixtures::stories::HELD_OUT.split_inclusive("</s>\n").map(str::trim_end);
+        for text in texts.take(if is_leak_check() { 1 } else { 12 }) {
+            let tokens = model.tokenize(text, Special::BosAndParse).unwrap();
+            let sequence = context.new_sequence().unwrap();
+            let mut batch = context.new_batch();
+            let slots: Vec<_> = tokens.iter().map(|token| batch.push_output(&sequence, *token).unwrap()).collect();
+            let outputs = context.decode(&mut batch).unwrap();
+            for (slot, next) in slots.into_iter().zip(&tokens[1..]) {
+                let row = outputs.get(slot).unwrap();
+                let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let all: f64 = row.iter().map(|logit| f64::from(logit - most).exp()).sum();
+                sum += all.ln() - f64::from(row[next.0 as usize] - most);
+                count += 1;
+            }
+        }
+        ((sum / f64::from(count)).exp(), model.kernel_tensors().len())
+    };
+    let (on, taken) = perplexity(&ModelParams::default());
+    let (off, none) = perplexity(&ModelParams::default().kernels(false));
+    assert_eq!(none, 0);
+    assert!(taken > 0 || are_off());
+    assert!((on / off - 1.0).abs() < 1.0e-3, "{on} with them, {off} without");
+    println!("perplexity {on:.5} with the kernels, {off:.5} without");
+}
