@@ -7,6 +7,7 @@ fn main() {
     println!("cargo::rerun-if-changed=c_loop");
     println!("cargo::rerun-if-changed=build.rs");
     let source = PathBuf::from(env::var_os("DEP_LLAMA_CPP_SOURCE").expect("llama-sys names its source"));
+    let kernels = PathBuf::from(env::var_os("DEP_LLAMA_CPP_KERNELS").expect("llama-sys names its kernels"));
     let mut compiler = cc::Build::new();
     if env::var_os("HOST") == env::var_os("TARGET") {
         compiler.flag_if_supported("-march=native");
@@ -20,6 +21,7 @@ fn main() {
         .flag_if_supported("-fno-signed-zeros")
         .flag_if_supported("-fno-trapping-math")
         .flag_if_supported("-Wno-deprecated-declarations")
+        .include(kernels)
         .include(source.join("include"))
         .include(source.join("ggml/include"))
         .file("c_loop/c_loop.cpp")

@@ -1,5 +1,6 @@
 // What a program gets out of llama.cpp that calls its C API and checks nothing: the ceiling that the safe layer is held against.
 
+#include <kernels.h>
 #include <llama.h>
 
 #include <algorithm>
@@ -59,6 +60,8 @@ extern "C" {
 struct llama_model *c_loop_load(const char *path) {
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
     llama_backend_init();
+    // The same kernels as all others of this build. Where they are off, the loop is llama.cpp as it is.
+    kernels_register();
     return llama_model_load_from_file(path, llama_model_default_params());
 }
 

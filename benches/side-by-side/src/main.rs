@@ -83,7 +83,7 @@ struct Plan {
 /// The models that are measured if nothing is said, each with its numbers of sequences. The first one serves requests too.
 const FULL: [(BenchModel, &[u32]); 3] =
     [(BenchModel::M135Q8, &[1, 2, 4, 8, 16, 32]), (BenchModel::M135Q4, &[2, 8, 32]), (BenchModel::M500Q4, &[8])];
-const QUICK_SIDES: [&str; 3] = ["c-loop", "batch", "single"];
+const QUICK_SIDES: [&str; 4] = ["c-loop", "batch", "batch-stock", "single"];
 const QUICK: [(BenchModel, &[u32]); 1] = [(BenchModel::M135Q8, &[1, 2, 8])];
 /// How many clients send requests under load.
 const LOADS: [u32; 3] = [8, 16, 32];

@@ -31,6 +31,8 @@ pub struct Side {
     pub takes: Takes,
     /// Its tokens have to be those of [`REFERENCE`]: it calls the same kernels with the same batches.
     pub same_tokens: bool,
+    /// Whether the kernels for small batches are left in use, where it has them.
+    pub kernels: bool,
 }
 
 /// Orders by how their requests come.
@@ -60,6 +62,9 @@ impl Side {
     pub fn command(&self, model: &Path) -> Command {
         let mut command = Command::new(&self.program[0]);
         command.args(&self.program[1..]).arg(model);
+        if !self.kernels {
+            command.env("LLAMA_KERNELS", "off");
+        }
         command
     }
 }
@@ -92,10 +97,18 @@ pub fn ours() -> Result<Vec<Side>> {
         most_requests,
         takes,
         same_tokens,
+        kernels: true,
     };
+    // llama.cpp's own kernels round in another way.
+    let stock =
+        |of: &Side| Side { name: format!("{}-stock", of.name), same_tokens: false, kernels: false, ..of.clone() };
+    let (c_loop, batch) = (row(REFERENCE, None, Takes::AtOnce, true), row("batch", None, Takes::AtOnce, true));
+    let (c_loop_stock, batch_stock) = (stock(&c_loop), stock(&batch));
     Ok(vec![
-        row(REFERENCE, None, Takes::AtOnce, true),
-        row("batch", None, Takes::AtOnce, true),
+        c_loop,
+        batch,
+        c_loop_stock,
+        batch_stock,
         row(SERVED_REFERENCE, Some(SINGLE_REQUESTS), Takes::Both, false),
         row("engine", None, Takes::Both, false),
     ])
@@ -118,6 +131,7 @@ pub fn llama_cpp_program(kind: &str, program: &Path) -> Result<Side> {
         most_requests: None,
         takes: if kind == "server" { Takes::Served } else { Takes::AtOnce },
         same_tokens: false,
+        kernels: true,
     })
 }
 
@@ -155,6 +169,7 @@ fn peer(target: &Path, name: &str, arguments: &[&str], rustflags: Option<&str>) 
         most_requests: None,
         takes: Takes::AtOnce,
         same_tokens: false,
+        kernels: true,
     })
 }
 
@@ -171,6 +186,7 @@ pub fn external(text: &str) -> Result<Side> {
             most_requests: None,
             takes: Takes::AtOnce,
             same_tokens: false,
+            kernels: true,
         }),
         _ => bail!("a side is NAME=PROGRAM, not {text:?}"),
     }
@@ -187,6 +203,7 @@ mod tests {
         let command = side.command(Path::new("m.gguf"));
         assert_eq!(command.get_program(), "/opt/engine");
         assert_eq!(command.get_args().collect::<Vec<_>>(), ["m.gguf"]);
+        assert!(command.get_envs().next().is_none());
         for bad in ["engine", "=program", "engine="] {
             assert!(external(bad).is_err(), "{bad}");
         }
@@ -197,5 +214,9 @@ mod tests {
         let sides = ours().unwrap();
         assert_eq!(sides[0].name, REFERENCE);
         assert!(sides.iter().any(|side| side.name == OURS[0] && side.same_tokens));
+        let stock = sides.iter().find(|side| side.name == "batch-stock").unwrap();
+        let command = stock.command(Path::new("m.gguf"));
+        assert_eq!(command.get_envs().next(), Some(("LLAMA_KERNELS".as_ref(), Some("off".as_ref()))));
+        assert_eq!(command.get_args().collect::<Vec<_>>(), ["batch", "m.gguf"]);
     }
 }

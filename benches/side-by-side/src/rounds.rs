@@ -150,7 +150,7 @@ mod tests {
         let answer = format!(r#"{{"metrics":{{"speed":1.5}},"outputs":[[{tokens}]]}}"#);
         let script = format!(r#"echo '{{"version":"{name} 1"}}'; while read order; do echo '{answer}'; done"#);
         let program = ["sh", "-c", &script].map(Into::into).to_vec();
-        Side { name: name.to_owned(), program, most_requests: None, takes: Takes::AtOnce, same_tokens }
+        Side { name: name.to_owned(), program, most_requests: None, takes: Takes::AtOnce, same_tokens, kernels: true }
     }
 
     #[test]
