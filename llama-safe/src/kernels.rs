@@ -52,8 +52,9 @@ impl Share {
         let bytes = |of: fn(&Tensor) -> bool| -> u64 {
             header.tensors.iter().filter(|tensor| of(tensor)).map(Tensor::bytes).sum()
         };
-        let on_gpu = params.gpu_layers != Some(0) && backend::devices().iter().any(|one| one.kind == DeviceKind::Gpu);
-        if self.matrices && params.load_mode == LoadMode::Auto && !on_gpu && bytes(is_taken) > bytes(|_| true) / 2 {
+        // Beside a GPU llama.cpp keeps weights where that can read them.
+        let is_alone = backend::devices().iter().all(|one| one.kind == DeviceKind::Cpu);
+        if self.matrices && params.load_mode == LoadMode::Auto && is_alone && bytes(is_taken) > bytes(|_| true) / 2 {
             params.load_mode = LoadMode::Read;
         }
         params

@@ -11,6 +11,9 @@ namespace kernels {
 // Rows of weights that lie together: 16, so that a cache line holds four weights of each.
 constexpr int GROUP_ROWS = 16;
 
+// Columns of a tile, at most, on any instruction set.
+constexpr int WIDEST_TILE = 8;
+
 struct Format {
     ggml_type type;
     // Weights of a row in one block of a group.
@@ -19,7 +22,7 @@ struct Format {
     size_t block_bytes;
     // Bytes of as many activations of one column.
     size_t column_bytes;
-    // The most columns that are multiplied in one go.
+    // The most columns that are multiplied in one go: up to WIDEST_TILE.
     int widest;
 
     // Puts one row of a file's blocks into its group, and back. `blocks` are of a group.

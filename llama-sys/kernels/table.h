@@ -30,6 +30,7 @@ void with_width(int width, Call call) {
 
 template <class Machine, class Kind>
 Format format() {
+    static_assert(Machine::WIDEST <= WIDEST_TILE);
     return {
         Kind::TYPE,
         Kind::BLOCK_WEIGHTS,

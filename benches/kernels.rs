@@ -1,0 +1,219 @@
+//! The kernels for small batches against llama.cpp's own: all matrices of a model multiplied by so many columns, the two in
+//! turn. Prints a table.
+//!
+//! A harness of its own: criterion measures one after the other, and what the machine does besides would meet only one of them.
+
+use std::ffi::c_void;
+use std::hint::black_box;
+use std::ptr::NonNull;
+use std::time::{Duration, Instant};
+
+use llama_sys as sys;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+const COLUMNS: [usize; 8] = [1, 2, 3, 4, 8, 16, 32, 128];
+const ROUNDS: usize = 11;
+
+/// A model's matrices: layers of one width, and the output layer.
+struct Shape {
+    layers: usize,
+    width: usize,
+    kv_width: usize,
+    feed_forward: usize,
+    vocabulary: usize,
+}
+
+impl Shape {
+    /// Rows of each matrix, and the length of a row.
+    fn matrices(&self) -> Vec<(usize, usize)> {
+        let Self { width, kv_width, feed_forward, .. } = *self;
+        let layer = [
+            (width, width),
+            (kv_width, width),
+            (kv_width, width),
+            (width, width),
+            (feed_forward, width),
+            (feed_forward, width),
+            (width, feed_forward),
+        ];
+        let mut all = layer.repeat(self.layers);
+        all.push((self.vocabulary, width));
+        all
+    }
+}
+
+/// The 135M shape.
+const NARROW: Shape = Shape { layers: 30, width: 576, kv_width: 192, feed_forward: 1536, vocabulary: 49_152 };
+/// About as large, with rows that K formats can have.
+const WIDE: Shape = Shape { layers: 8, width: 1024, kv_width: 256, feed_forward: 2816, vocabulary: 49_152 };
+
+/// Matrices in a buffer type, and a graph that multiplies them all.
+struct Matrices {
+    tensors: Vec<NonNull<sys::ggml_tensor>>,
+}
+
+/// A context that describes tensors. What is made here lives until the program ends.
+fn context(tensors: usize) -> *mut sys::ggml_context {
+    // SAFETY: takes numbers, and hands in no memory.
+    unsafe {
+        let graph = sys::ggml_graph_overhead_custom(2 * tensors, false);
+        let size = 2 * tensors * sys::ggml_tensor_overhead() + graph;
+        let context =
+            sys::ggml_init(sys::ggml_init_params { mem_size: size, mem_buffer: std::ptr::null_mut(), no_alloc: true });
+        assert!(!context.is_null());
+        context
+    }
+}
+
+/// Gives a tensor memory of its own.
+fn allocate(kind: sys::ggml_backend_buffer_type_t, tensor: *mut sys::ggml_tensor) {
+    // SAFETY: the tensor was just described, and the buffer is as large as its type says.
+    unsafe {
+        let size = sys::ggml_backend_buft_get_alloc_size(kind, tensor);
+        let buffer = sys::ggml_backend_buft_alloc_buffer(kind, size);
+        let base = sys::ggml_backend_buffer_get_base(buffer);
+        assert_eq!(sys::ggml_backend_tensor_alloc(buffer, tensor, base), sys::GGML_STATUS_SUCCESS);
+    }
+}
+
+impl Matrices {
+    fn new(shape: &Shape, format: sys::ggml_type, kind: sys::ggml_backend_buffer_type_t, weights: &[u8]) -> Self {
+        let context = context(shape.matrices().len());
+        let one = |(rows, width)| {
+            // SAFETY: there is room for as many tensors, and `weights` are those of the largest.
+            unsafe {
+                let tensor = sys::ggml_new_tensor_2d(context, format, width as i64, rows as i64);
+                allocate(kind, tensor);
+                let size = sys::ggml_nbytes(tensor);
+                sys::ggml_backend_tensor_set(tensor, weights[..size].as_ptr().cast(), 0, size);
+                NonNull::new(tensor).expect("room")
+            }
+        };
+        Self { tensors: shape.matrices().into_iter().map(one).collect() }
+    }
+
+    /// A graph of all of them times so many columns.
+    fn graph(&self, columns: usize, values: &[f32]) -> *mut sys::ggml_cgraph {
+        let context = context(3 * self.tensors.len());
+        // SAFETY: all tensors live, and there is room for as many more; inputs are as long as what is written.
+        unsafe {
+            let graph = sys::ggml_new_graph_custom(context, 2 * self.tensors.len(), false);
+            let kind = sys::ggml_backend_cpu_buffer_type();
+            for tensor in &self.tensors {
+                let width = (*tensor.as_ptr()).ne[0];
+                let input = sys::ggml_new_tensor_2d(context, sys::GGML_TYPE_F32, width, columns as i64);
+                allocate(kind, input);
+                let size = sys::ggml_nbytes(input);
+                sys::ggml_backend_tensor_set(input, values.as_ptr().cast::<c_void>(), 0, size);
+                let product = sys::ggml_mul_mat(context, tensor.as_ptr(), input);
+                allocate(kind, product);
+                sys::ggml_build_forward_expand(graph, product);
+            }
+            graph
+        }
+    }
+}
+
+/// Where llama.cpp would keep matrices of this format without our kernels.
+fn stock(format: sys::ggml_type) -> sys::ggml_backend_buffer_type_t {
+    // SAFETY: asks the registry, whose answers live as long as the program; the function of that name has this type.
+    unsafe {
+        let device = sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU);
+        let name = c"ggml_backend_dev_get_extra_bufts";
+        let function = sys::ggml_backend_reg_get_proc_address(sys::ggml_backend_dev_backend_reg(device), name.as_ptr());
+        type Extra = unsafe extern "C" fn(sys::ggml_backend_dev_t) -> *const sys::ggml_backend_buffer_type_t;
+        let mut list = std::mem::transmute::<*mut c_void, Option<Extra>>(function).expect("a list")(device);
+        let context = context(4);
+        let weights = sys::ggml_new_tensor_2d(context, format, 256, 64);
+        let columns = sys::ggml_new_tensor_2d(context, sys::GGML_TYPE_F32, 256, 4);
+        let product = sys::ggml_mul_mat(context, weights, columns);
+        while !(*list).is_null() {
+            if *list != sys::kernels_buffer_type() {
+                (*weights).buffer = sys::ggml_backend_buft_alloc_buffer(*list, 0);
+                if sys::ggml_backend_dev_supports_op(device, product) {
+                    return *list;
+                }
+            }
+            list = list.add(1);
+        }
+        sys::ggml_backend_cpu_buffer_type()
+    }
+}
+
+fn timed(backend: sys::ggml_backend_t, graph: *mut sys::ggml_cgraph) -> Duration {
+    let start = Instant::now();
+    // SAFETY: both live, and all tensors of the graph have memory.
+    let status = unsafe { sys::ggml_backend_graph_compute(backend, graph) };
+    assert_eq!(black_box(status), sys::GGML_STATUS_SUCCESS);
+    start.elapsed()
+}
+
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort();
+    times[times.len() / 2].as_secs_f64() * 1000.0
+}
+
+fn main() {
+    let Some(set) = llama_safe::kernels() else {
+        println!("there are no kernels to measure on this machine");
+        return;
+    };
+    let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
+    println!(
+        "{set}, {threads} threads, medians of {ROUNDS} rounds: ms with the kernels, × llama.cpp's time divided by theirs\n"
+    );
+    let heads: String = COLUMNS.iter().map(|columns| format!(" {columns} |")).collect();
+    println!("| columns |{heads}\n|---|{}", "---|".repeat(COLUMNS.len()));
+    // SAFETY: takes nothing; the backend lives until the program ends.
+    let backend = unsafe {
+        let backend = sys::ggml_backend_cpu_init();
+        sys::ggml_backend_cpu_set_n_threads(backend, threads as i32);
+        backend
+    };
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let mut numbers = |count: usize| -> Vec<f32> {
+        (0..count).map(|_| random.next_u32() as f32 / (1_u32 << 31) as f32 - 1.0).collect()
+    };
+    let values = numbers(COLUMNS[COLUMNS.len() - 1] * WIDE.feed_forward);
+    for (name, format, shape) in [
+        ("Q8_0", sys::GGML_TYPE_Q8_0, &NARROW),
+        ("Q4_0", sys::GGML_TYPE_Q4_0, &NARROW),
+        ("Q4_K", sys::GGML_TYPE_Q4_K, &WIDE),
+        ("Q5_K", sys::GGML_TYPE_Q5_K, &WIDE),
+        ("Q6_K", sys::GGML_TYPE_Q6_K, &WIDE),
+    ] {
+        let largest = shape.vocabulary * shape.width;
+        let from = numbers(largest);
+        // SAFETY: there is room for all rows, and no format here needs an importance matrix.
+        let weights = unsafe {
+            let mut weights = vec![0_u8; sys::ggml_row_size(format, shape.width as i64) * shape.vocabulary];
+            let (rows, width) = (shape.vocabulary as i64, shape.width as i64);
+            sys::ggml_quantize_chunk(
+                format,
+                from.as_ptr(),
+                weights.as_mut_ptr().cast(),
+                0,
+                rows,
+                width,
+                std::ptr::null(),
+            );
+            weights
+        };
+        // SAFETY: the kernels are in use.
+        let ours = Matrices::new(shape, format, unsafe { sys::kernels_buffer_type() }, &weights);
+        let theirs = Matrices::new(shape, format, stock(format), &weights);
+        print!("| {name} |");
+        for columns in COLUMNS {
+            let (ours, theirs) = (ours.graph(columns, &values), theirs.graph(columns, &values));
+            let (mut with, mut without) = (Vec::new(), Vec::new());
+            for _ in 0..ROUNDS {
+                without.push(timed(backend, theirs));
+                with.push(timed(backend, ours));
+            }
+            let (with, without) = (median(with), median(without));
+            print!(" {with:.1} × {:.2} |", without / with);
+        }
+        println!();
+    }
+}
