@@ -17,11 +17,13 @@ pub(crate) fn init() {
             // What is missing is made when it is needed, or is an error there (ggml-backend-reg.cpp's `get_reg`).
             log::warn(&format!("llama.cpp could not look for its backends: {reason}"));
         }
+        let mut amiss = false;
         // SAFETY: called once, before a model is loaded. It returns NULL or a string constant.
-        let reason = unsafe { sys::kernels_register() };
+        let reason = unsafe { sys::kernels_register(&raw mut amiss) };
         if !reason.is_null() {
+            let log = if amiss { log::warn } else { log::tell };
             // SAFETY: not NULL.
-            log::tell(&format!("no kernels for small batches: {}", unsafe { string(reason) }));
+            log(&format!("no kernels for small batches: {}", unsafe { string(reason) }));
         }
     });
 }

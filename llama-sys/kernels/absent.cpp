@@ -2,7 +2,11 @@
 
 #include "kernels.h"
 
-const char * kernels_register(void) { return "this build has no kernels of its own"; }
+const char * kernels_register(bool * amiss) {
+    *amiss = false;
+    return "this build has no kernels of its own";
+}
+
 const char * kernels_instruction_set(void) { return nullptr; }
 ggml_backend_buffer_type_t kernels_buffer_type(void) { return nullptr; }
 bool kernels_take(enum ggml_type, int64_t) { return false; }

@@ -298,9 +298,10 @@ bool plug_in(const Format * formats) {
     if (ggml_backend_cpu_get_extra_buffer_types == nullptr) {
         return false;
     }
+    auto & list = ggml_backend_cpu_get_extra_buffer_types();
+    list.reserve(list.size() + 1);
     all_formats = formats;
     // First: whoever comes first is asked first. ggml-cpu.cpp:76 copies the list when the first model is loaded.
-    auto & list = ggml_backend_cpu_get_extra_buffer_types();
     list.insert(list.begin(), buffer_type());
     return true;
 }

@@ -113,7 +113,7 @@ bool all_work() {
 
 namespace {
 
-const char * register_best() {
+const char * register_best(bool & amiss) {
     const char * wanted = std::getenv("LLAMA_KERNELS");
     if (wanted != nullptr && std::strcmp(wanted, "off") == 0) {
         return "LLAMA_KERNELS is off";
@@ -126,9 +126,11 @@ const char * register_best() {
         }
     }
     if (in_use == nullptr) {
+        amiss = chosen;
         return chosen ? "this processor or this build has not what LLAMA_KERNELS asks for"
                       : "the processor has neither AVX-512 with VNNI nor AVX2 with FMA and F16C";
     }
+    amiss = true;
     // It starts ggml, whose tables of numbers the kernels use as well.
     ggml_cpu_init();
     if (!kernels::plug_in(in_use->formats())) {
@@ -145,12 +147,15 @@ const char * register_best() {
 
 }  // namespace
 
-const char * kernels_register(void) {
+const char * kernels_register(bool * amiss) {
+    *amiss = false;
     try {
-        return register_best();
+        return register_best(*amiss);
     } catch (...) {
         in_use = nullptr;
-        kernels::take_out();
+        if (kernels::buffer_type() != nullptr) {
+            kernels::take_out();
+        }
         return "there was no memory to try them";
     }
 }

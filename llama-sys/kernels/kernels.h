@@ -18,12 +18,12 @@ extern "C" {
 
 /*
  * Plugs the kernels in, and tries them on small matrices. To be called once, before the first model is loaded.
- * Returns NULL when they are in use from now on, or else why they are not.
+ * Returns NULL when they are in use from now on, or else why they are not; then *amiss tells whether they should have been.
  *
  * The environment variable LLAMA_KERNELS chooses: "off", or the name of an instruction set ("avx2", "avx512vnni",
  * "plain") in place of the best that the processor has.
  */
-const char * kernels_register(void);
+const char * kernels_register(bool * amiss);
 
 /* The instruction set in use, "avx2" for instance; NULL without any. */
 const char * kernels_instruction_set(void);

@@ -61,7 +61,8 @@ struct llama_model *c_loop_load(const char *path) {
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
     llama_backend_init();
     // The same kernels as all others of this build. Where they are off, the loop is llama.cpp as it is.
-    kernels_register();
+    bool amiss;
+    kernels_register(&amiss);
     return llama_model_load_from_file(path, llama_model_default_params());
 }
 
