@@ -12,7 +12,7 @@ use crate::engine::prefix::HolderId;
 use crate::engine::stats::Stats;
 
 use super::memory::Memory;
-use super::voice::{Actor, Heard, Last, alone};
+use super::voice::{Actor, Heard, Last, alone, text_before};
 use super::workload::{Ask, Workload};
 
 /// What was heard in a run, and what the engine counted up to each step.
@@ -138,9 +138,13 @@ fn check_order(run: &Run, workload: &Workload) {
         let computes = |(ask, heard): (&Ask, &Rc<RefCell<Heard>>)| {
             let heard = heard.borrow();
             let alive = !heard.started.is_empty() && (heard.ending.is_none() || heard.ended == *steps);
-            let text = ask.prompt.iter().chain(&heard.tokens);
-            let common = text.zip(known).take_while(|(one, other)| one == other).count();
-            alive && workload.rules.share.is_some_and(|least| common >= least as usize)
+            // What is left of a text that has filled its sequence may be computed again: that is the beginning of another one.
+            let computes = |step: u64| {
+                let text = text_before(step, &ask.prompt, &heard, ask.keep, workload.facts.sequence_tokens);
+                let common = text.iter().zip(known).take_while(|(one, other)| one == other).count();
+                workload.rules.share.is_some_and(|least| common >= least as usize)
+            };
+            alive && (computes(*steps) || computes(*steps + 1))
         };
         let others = workload.asks.iter().zip(heard).enumerate();
         let mut others = others.filter(|(index, _)| *index as u64 != job.holder.0).map(|(_, other)| other);

@@ -63,6 +63,24 @@ fn a_common_beginning_is_computed_once() {
     }
 }
 
+/// What is left of a text that has filled its sequence is one's beginning too while it is computed again: who waits for it may be
+/// overtaken.
+#[test]
+fn what_is_left_of_a_full_text_is_a_beginning() {
+    let facts = Facts { sequence_tokens: 16, ..SHARED };
+    let sharing = Rules { share: Some(4), ..RULES };
+    let long = [0, 1, 2, 3, 0, 1, 2, 3, 5, 4, 3, 2, 1, 0, 0, 1];
+    let asks = vec![
+        Ask { keep: Some(0), ..ask(&long, 4) },
+        // These come when its last eight tokens are about to be computed again.
+        Ask { arrives: 1, ..ask(&long[8..], 2) },
+        Ask { arrives: 1, ..ask(&[2], 2) },
+    ];
+    let run = run(facts, sharing, asks);
+    assert_eq!((run.core.counts.shifts, run.core.counts.reused_tokens), (1, 7));
+    assert!(heard(&run, 1).started > heard(&run, 2).started);
+}
+
 #[test]
 fn copies_of_one_prompt_compute_it_once() {
     for facts in [SPLIT, SHARED, RECURRENT] {

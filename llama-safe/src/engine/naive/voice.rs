@@ -136,11 +136,30 @@ pub(super) fn alone(prompt: &[Token], script: &Script, keep: Option<u32>, room: 
         if over {
             return (said, Last::Over);
         }
-        if text.len() > room as usize {
-            let Some(keep) = keep else { return (said, Last::ContextFull) };
-            // Of what was computed, half of what is not to be kept.
-            let discard = (room.saturating_sub(keep) / 2).max(1);
-            text.drain(keep as usize..(keep + discard).min(room) as usize);
+        if text.len() > room as usize && !make_room(&mut text, keep, room) {
+            return (said, Last::ContextFull);
         }
     }
+}
+
+/// Discards a part of a text that has filled its sequence; `false` where none of it may go.
+fn make_room(text: &mut Vec<Token>, keep: Option<u32>, room: u32) -> bool {
+    let Some(keep) = keep else { return false };
+    // Of what was computed, half of what is not to be kept.
+    let discard = (room.saturating_sub(keep) / 2).max(1);
+    text.drain(keep as usize..(keep + discard).min(room) as usize);
+    true
+}
+
+/// A request's text in its sequence with what it had said before a step: what was discarded is not in it.
+pub(super) fn text_before(step: u64, prompt: &[Token], heard: &Heard, keep: Option<u32>, room: u32) -> Vec<Token> {
+    let mut text = prompt.to_vec();
+    let said = heard.tokens.iter().zip(&heard.steps).take_while(|(_, at)| **at < step);
+    for (token, _) in said {
+        text.push(*token);
+        if text.len() > room as usize {
+            make_room(&mut text, keep, room);
+        }
+    }
+    text
 }
