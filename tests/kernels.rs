@@ -7,6 +7,7 @@ mod ggml;
 #[path = "kernels/reference.rs"]
 mod reference;
 
+use std::ops::ControlFlow;
 use std::process::Command;
 
 use batch_suite::{alone, architectures, assert_equal, exact_params, is_leak_check, nmse, prompt};
@@ -336,6 +337,26 @@ fn weights_are_held_once() {
         }
         assert!(on <= plain + 4096 && of_file <= size, "{tied_head}: {on} of {plain}, {of_file} of {size}");
     }
+}
+
+/// What is loaded, and asked of a model, while another one loads is none of that one's.
+#[test]
+fn loads_within_loads_are_kept_apart() {
+    let (outer, inner) = (quantised(Quantization::Q8_0, false), quantised(Quantization::Q8_0, true));
+    let alone = |gguf: &[u8]| Model::from_bytes(gguf, &ModelParams::default()).unwrap();
+    let tied = alone(&inner);
+    let want = tied.estimate(&exact_params()).unwrap();
+    let mut within = None;
+    let model = Model::from_bytes_with_progress(&outer, &ModelParams::default(), |_| {
+        within.get_or_insert_with(|| {
+            assert_eq!(tied.estimate(&exact_params()).unwrap(), want);
+            alone(&inner)
+        });
+        ControlFlow::Continue(())
+    });
+    assert_eq!(within.unwrap().kernel_tensors(), tied.kernel_tensors());
+    assert_eq!(model.unwrap().kernel_tensors(), alone(&outer).kernel_tensors());
+    assert!(are_off() || !tied.kernel_tensors().is_empty());
 }
 
 /// The trained model is as good with them as without.

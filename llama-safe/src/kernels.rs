@@ -49,15 +49,25 @@ impl Share {
     /// it would leave the program with both.
     pub(crate) fn params(self, header: &Header, params: &ModelParams) -> ModelParams {
         let mut params = params.clone();
-        let bytes = |of: fn(&Tensor) -> bool| -> u64 {
+        let bytes = |of: &dyn Fn(&Tensor) -> bool| -> u64 {
             header.tensors.iter().filter(|tensor| of(tensor)).map(Tensor::bytes).sum()
         };
+        let taken = |tensor: &Tensor| self.takes(tensor);
         // Beside a GPU llama.cpp keeps weights where that can read them.
         let is_alone = backend::devices().iter().all(|one| one.kind == DeviceKind::Cpu);
-        if self.matrices && params.load_mode == LoadMode::Auto && is_alone && bytes(is_taken) > bytes(|_| true) / 2 {
+        if params.load_mode == LoadMode::Auto && is_alone && bytes(&taken) > bytes(&|_| true) / 2 {
             params.load_mode = LoadMode::Read;
         }
         params
+    }
+
+    /// Whether this is a matrix that the kernels have a form for, and may have.
+    fn takes(self, tensor: &Tensor) -> bool {
+        let [columns, _, 1, 1] = tensor.shape else { return false };
+        let Ok(columns) = i64::try_from(columns) else { return false };
+        let is_allowed = self.matrices && (self.embedding || tensor.name != "token_embd.weight");
+        // SAFETY: compares numbers with a table.
+        is_allowed && unsafe { sys::kernels_take(tensor.format, columns) }
     }
 
     /// Loads by `call`; also returns the names of the tensors that the kernels took.
@@ -98,12 +108,4 @@ impl Drop for End {
 unsafe extern "C" fn note(names: *mut c_void, name: *const c_char) {
     // SAFETY: `while_loading` passes its list, which nobody else has while it loads; the name is terminated.
     unsafe { (*names.cast::<Vec<String>>()).push(CStr::from_ptr(name).to_string_lossy().into_owned()) };
-}
-
-/// Whether the kernels have a form for this tensor, a matrix to multiply with.
-fn is_taken(tensor: &Tensor) -> bool {
-    let [columns, _, 1, 1] = tensor.shape else { return false };
-    let Ok(columns) = i64::try_from(columns) else { return false };
-    // SAFETY: compares numbers with a table.
-    unsafe { sys::kernels_take(tensor.format, columns) }
 }

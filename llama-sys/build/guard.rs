@@ -3,16 +3,11 @@
 use std::path::Path;
 
 use crate::config::Config;
+use crate::cpp;
 
 /// Compiles `shim/guard.cpp`.
 pub fn build(config: &Config, source: &Path) {
-    let mut compiler = cc::Build::new();
-    for flag in config.sanitizer_flags() {
-        compiler.flag(flag);
-    }
-    compiler
-        .cpp(true)
-        .std("c++17")
+    cpp::compiler(config)
         .file("shim/guard.cpp")
         .include("shim")
         .include(source.join("include"))

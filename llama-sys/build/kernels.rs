@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::config::{Config, Linkage};
+use crate::cpp;
 
 /// What an instruction set's file is compiled with beyond the target's baseline.
 const INSTRUCTION_SETS: [(&str, &[&str]); 2] = [
@@ -29,33 +30,27 @@ pub fn build(config: &Config, source: &Path) {
 }
 
 fn try_build(config: &Config, source: &Path) -> Result<(), String> {
-    let whole = |error: cc::Error| error.to_string().lines().next().unwrap_or_default().to_owned();
-    // All of them before one is linked.
+    let first_line = |error: cc::Error| error.to_string().lines().next().unwrap_or_default().to_owned();
     let mut common = compiler(config, source);
     common.define("KERNELS_X86", None);
     for file in ["kernels", "buffer_type", "processor", "plain"] {
         common.file(format!("kernels/{file}.cpp"));
     }
-    // It uses what the others define, and is to come before them.
-    common.try_compile("llama_kernels").map_err(whole)?;
+    // It uses what the others define: linkers want it before them.
+    common.try_compile("llama_kernels").map_err(first_line)?;
     for (name, flags) in INSTRUCTION_SETS {
         let mut one = compiler(config, source);
         for flag in flags {
             one.flag(flag);
         }
-        one.file(format!("kernels/{name}.cpp")).try_compile(&format!("llama_kernels_{name}")).map_err(whole)?;
+        one.file(format!("kernels/{name}.cpp")).try_compile(&format!("llama_kernels_{name}")).map_err(first_line)?;
     }
     Ok(())
 }
 
 fn compiler(config: &Config, source: &Path) -> cc::Build {
-    let mut compiler = cc::Build::new();
-    for flag in config.sanitizer_flags() {
-        compiler.flag(flag);
-    }
+    let mut compiler = cpp::compiler(config);
     compiler
-        .cpp(true)
-        .std("c++17")
         // ggml's headers define functions that nobody here calls, and GCC's for AVX-512 read what they have not set.
         .warnings(false)
         // As llama.cpp is: whatever cargo's profile.

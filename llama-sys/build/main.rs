@@ -1,10 +1,12 @@
 //! Builds llama.cpp and generates its bindings.
 //!
 //! Reads like this: what is wanted ([`config`]), is everything there to do it ([`prerequisites`]), where the source
-//! is ([`source`]), the C++ libraries ([`native`]), our kernels ([`kernels`]), the exception guard ([`guard`]), the bindings ([`bindings`]).
+//! is ([`source`]), the C++ libraries ([`native`]), our kernels ([`kernels`]) and the exception guard ([`guard`]), which are
+//! compiled alike ([`cpp`]), the bindings ([`bindings`]).
 
 mod bindings;
 mod config;
+mod cpp;
 mod guard;
 mod kernels;
 mod native;

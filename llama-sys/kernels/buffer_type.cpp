@@ -94,10 +94,6 @@ void get_tensor(ggml_backend_buffer_t, const ggml_tensor * tensor, void * data, 
     });
 }
 
-void memset_tensor(ggml_backend_buffer_t, ggml_tensor * tensor, uint8_t value, size_t offset, size_t size) {
-    each_row(tensor, offset, size, true, [&](char * part, size_t, size_t length) { std::memset(part, value, length); });
-}
-
 const char * name(ggml_backend_buffer_type_t) { return "CPU_SMALL_BATCH"; }
 
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size) {
@@ -107,7 +103,8 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size)
         buffer->iface.init_tensor = init_tensor;
         buffer->iface.set_tensor = set_tensor;
         buffer->iface.get_tensor = get_tensor;
-        buffer->iface.memset_tensor = memset_tensor;
+        // Those of a plain buffer would write into the rearranged form. Nobody needs them.
+        buffer->iface.memset_tensor = nullptr;
         buffer->iface.cpy_tensor = nullptr;
     }
     return buffer;
@@ -184,6 +181,10 @@ void multiply(const ggml_compute_params * params, ggml_tensor * result) {
         for (int64_t tile = 0; tile < tiles.count; tile++) {
             const char * columns = arranged + tiles.first(tile) * column_bytes;
             const int width = tiles.width(tile);
+            float * to[WIDEST_TILE];
+            for (int c = 0; c < width; c++) {
+                to[c] = reinterpret_cast<float *>(column_of(result, tiles.first(tile) + c));
+            }
             for (int64_t group = mine * chunk; group < std::min(groups, (mine + 1) * chunk); group++) {
                 float sums[WIDEST_TILE][GROUP_ROWS];
                 const char * from = static_cast<const char *>(weights->data) + group * bytes;
@@ -191,8 +192,7 @@ void multiply(const ggml_compute_params * params, ggml_tensor * result) {
                 const int64_t row = group * GROUP_ROWS;
                 const size_t rows = std::min<int64_t>(GROUP_ROWS, weights->ne[1] - row);
                 for (int c = 0; c < width; c++) {
-                    float * to = reinterpret_cast<float *>(column_of(result, tiles.first(tile) + c)) + row;
-                    std::memcpy(to, sums[c], rows * sizeof(float));
+                    std::memcpy(to[c] + row, sums[c], rows * sizeof(float));
                 }
             }
         }

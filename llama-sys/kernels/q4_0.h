@@ -12,6 +12,7 @@
 
 #include "columns.h"
 #include "format.h"
+#include "sums.h"
 
 namespace kernels {
 
@@ -75,20 +76,14 @@ struct Q4_0 {
     static void multiply(const char * group, int64_t blocks, const char * tile, int row, float * out, size_t stride) {
         const auto * weights = reinterpret_cast<const Block *>(group);
         const auto * columns = reinterpret_cast<const Columns32<WIDTH> *>(tile);
-        typename Machine::Floats result[PARTS][WIDTH];
-        for (auto & part : result) {
-            for (auto & one : part) {
-                one = Machine::zero();
-            }
-        }
+        Results<Machine, PARTS, WIDTH> results;
+        auto & result = results.of;
         for (int64_t i = 0; i < 2 * blocks; i++, columns++) {
             const auto & scale = weights[i / 2].scale[i % 2];
             const auto & weight = weights[i / 2].weight[i % 2];
             typename Machine::Ints sum[PARTS][WIDTH];
             for (auto & part : sum) {
-                for (auto & one : part) {
-                    one = Machine::start(0);
-                }
+                clear<Machine>(part);
             }
 #pragma GCC unroll 1
             for (int line = 0; line < 4; line++) {
@@ -110,11 +105,7 @@ struct Q4_0 {
                 }
             }
         }
-        for (int p = 0; p < PARTS; p++) {
-            for (int c = 0; c < WIDTH; c++) {
-                Machine::store(out + c * stride + row + p * Machine::LANES, result[p][c]);
-            }
-        }
+        results.store(out, row, stride);
     }
 };
 

@@ -16,6 +16,7 @@
 
 #include "columns.h"
 #include "format.h"
+#include "sums.h"
 
 namespace kernels {
 
@@ -125,27 +126,19 @@ struct Q45_K {
     static void multiply(const char * group, int64_t blocks, const char * tile, int row, float * out, size_t stride) {
         const auto * block = reinterpret_cast<const Block *>(group);
         const auto * columns = reinterpret_cast<const Columns256<WIDTH, 32> *>(tile);
-        typename Machine::Floats result[PARTS][WIDTH];
-        for (auto & part : result) {
-            for (auto & one : part) {
-                one = Machine::zero();
-            }
-        }
+        Results<Machine, PARTS, WIDTH> results;
+        auto & result = results.of;
         for (int64_t i = 0; i < blocks; i++, block++, columns++) {
             for (int p = 0; p < PARTS; p++) {
                 const int lane = row + p * Machine::LANES;
                 typename Machine::Ints sum[WIDTH];
-                for (auto & one : sum) {
-                    one = Machine::start(0);
-                }
+                clear<Machine>(sum);
 #pragma GCC unroll 1
                 for (int part = 0; part < 8; part++) {
                     add_part(*block, *columns, part, lane, sum);
                 }
                 typename Machine::Ints taken_off[WIDTH];
-                for (auto & one : taken_off) {
-                    one = Machine::start(0);
-                }
+                clear<Machine>(taken_off);
                 for (int pair = 0; pair < 4; pair++) {
                     const auto least = Machine::unsigned_pairs(block->least[pair][lane]);
                     for (int c = 0; c < WIDTH; c++) {
@@ -161,11 +154,7 @@ struct Q45_K {
                 }
             }
         }
-        for (int p = 0; p < PARTS; p++) {
-            for (int c = 0; c < WIDTH; c++) {
-                Machine::store(out + c * stride + row + p * Machine::LANES, result[p][c]);
-            }
-        }
+        results.store(out, row, stride);
     }
 
   private:
@@ -176,9 +165,7 @@ struct Q45_K {
         const auto scales = Machine::unsigned_pairs(block.scale[part / 2][lane]);
         const auto scale = part % 2 == 0 ? Machine::first_of_pairs(scales) : Machine::second_of_pairs(scales);
         typename Machine::Ints products[WIDTH];
-        for (auto & one : products) {
-            one = Machine::start(0);
-        }
+        clear<Machine>(products);
         for (int line = 0; line < 4; line++) {
             const auto both = Machine::load(block.part[part].weight[line][lane]);
             auto low = Machine::low_half(both);

@@ -15,6 +15,7 @@
 
 #include "columns.h"
 #include "format.h"
+#include "sums.h"
 
 namespace kernels {
 
@@ -97,19 +98,14 @@ struct Q6_K {
     static void multiply(const char * group, int64_t blocks, const char * tile, int row, float * out, size_t stride) {
         const auto * block = reinterpret_cast<const Block *>(group);
         const auto * columns = reinterpret_cast<const Columns256<WIDTH, 16> *>(tile);
-        typename Machine::Floats result[PARTS][WIDTH];
-        for (auto & part : result) {
-            for (auto & one : part) {
-                one = Machine::zero();
-            }
-        }
+        Results<Machine, PARTS, WIDTH> results;
+        auto & result = results.of;
         for (int64_t i = 0; i < blocks; i++, block++, columns++) {
             for (int p = 0; p < PARTS; p++) {
                 const int lane = row + p * Machine::LANES;
                 typename Machine::Ints sum[WIDTH], taken_off[WIDTH];
-                for (int c = 0; c < WIDTH; c++) {
-                    sum[c] = taken_off[c] = Machine::start(0);
-                }
+                clear<Machine>(sum);
+                clear<Machine>(taken_off);
 #pragma GCC unroll 1
                 for (int pair = 0; pair < 8; pair++) {
                     const auto scales = Machine::signed_pairs(block->scale[pair][lane]);
@@ -126,11 +122,7 @@ struct Q6_K {
                 }
             }
         }
-        for (int p = 0; p < PARTS; p++) {
-            for (int c = 0; c < WIDTH; c++) {
-                Machine::store(out + c * stride + row + p * Machine::LANES, result[p][c]);
-            }
-        }
+        results.store(out, row, stride);
     }
 
   private:
@@ -141,9 +133,7 @@ struct Q6_K {
                                                                typename Machine::Ints (&sum)[WIDTH]) {
         const auto high = Machine::load(part.high[lane]);
         typename Machine::Ints products[WIDTH];
-        for (auto & one : products) {
-            one = Machine::start(0);
-        }
+        clear<Machine>(products);
         for (int line = 0; line < 2; line++) {
             const auto both = Machine::load(part.low[line][lane]);
             const auto even = Machine::either(Machine::low_half(both), Machine::moved(high, 3 << 4 * line, 4 - 4 * line));
