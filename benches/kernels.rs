@@ -1,7 +1,10 @@
 //! The kernels for small batches against llama.cpp's own: all matrices of a model multiplied by so many columns, the two in
-//! turn. Prints a table.
+//! turn, beside what the machine allows. Prints a table.
 //!
 //! A harness of its own: criterion measures one after the other, and what the machine does besides would meet only one of them.
+
+#[path = "kernels/limits.rs"]
+mod limits;
 
 use std::ffi::c_void;
 use std::hint::black_box;
@@ -154,6 +157,21 @@ fn median(mut times: Vec<Duration>) -> f64 {
     times[times.len() / 2].as_secs_f64() * 1000.0
 }
 
+/// The shortest time in which Q8_0 matrices of a shape could be multiplied on this machine.
+fn print_limits(set: &str, threads: usize, shape: &Shape) {
+    let (speed, products) = (limits::bytes_a_second(threads), limits::products_a_second(set, threads));
+    let weights: usize = shape.matrices().into_iter().map(|(rows, width)| rows * width).sum();
+    let weights = weights as f64;
+    let reading = weights * 34.0 / 32.0 / speed;
+    print!("| the least for Q8_0 |");
+    for columns in COLUMNS {
+        let multiplying = products.map_or(0.0, |products| weights * columns as f64 / products);
+        print!(" {:.1} |", reading.max(multiplying) * 1000.0);
+    }
+    let products = products.map(|products| format!(", {:.0} G products/s", products / 1.0e9)).unwrap_or_default();
+    println!(" {:.1} GB/s{products}", speed / 1.0e9);
+}
+
 fn main() {
     let Some(set) = llama_safe::kernels() else {
         println!("there are no kernels to measure on this machine");
@@ -184,6 +202,9 @@ fn main() {
         ("Q6_K", sys::GGML_TYPE_Q6_K, &WIDE),
     ] {
         let largest = shape.vocabulary * shape.width;
+        if name == "Q8_0" {
+            print_limits(set, threads, shape);
+        }
         let from = numbers(largest);
         // SAFETY: there is room for all rows, and no format here needs an importance matrix.
         let weights = unsafe {

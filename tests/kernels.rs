@@ -12,7 +12,7 @@ use std::process::Command;
 
 use batch_suite::{alone, architectures, assert_equal, exact_params, is_leak_check, nmse, prompt};
 use fixtures::{ARCHITECTURES, Llama, Weights};
-use ggml::Held;
+use ggml::{Attention, Held, Operands};
 use llama_safe::{
     Context, KvLayout, LoadMode, MemoryKind, Model, ModelParams, Quantization, QuantizeParams, Special, Token, kernels,
     quantize,
@@ -193,6 +193,99 @@ fn parts_are_written_and_read() {
         }
         assert_eq!(held.read(0, want.len()), want, "{format:?}");
     }
+}
+
+/// Queries, keys and values up to `size`, and masks of every kind: all of it, the beginning, holes, far ones less, nothing.
+fn operands(shape: &Attention, size: f32, random: &mut ChaCha8Rng) -> Operands {
+    let Attention { key_size, value_size, kv_heads, group, tokens, streams, cells, .. } = *shape;
+    let mut numbers = |count: usize, size: f32| -> Vec<f32> {
+        (0..count).map(|_| (random.next_u32() as f32 / (1_u32 << 31) as f32 - 1.0) * size).collect()
+    };
+    let queries = numbers(streams * tokens * kv_heads * group * key_size, size);
+    let keys = ggml::halved(&numbers(streams * cells * kv_heads * key_size, 1.0));
+    let values = ggml::halved(&numbers(streams * cells * kv_heads * value_size, 1.0));
+    let of_token = |_| {
+        let (kind, number) = (random.next_u32() % 6, random.next_u32() as usize % cells);
+        let holes = random.next_u64();
+        (0..cells).map(move |cell| match kind {
+            0 => 0.0,
+            1 | 2 if cell > number => f32::NEG_INFINITY,
+            3 if (holes >> (cell % 64)) & 1 == 1 => f32::NEG_INFINITY,
+            4 => -0.125 * cell.abs_diff(number) as f32,
+            5 if number.is_multiple_of(2) => f32::NEG_INFINITY,
+            _ => 0.0,
+        })
+    };
+    let mask: Vec<f32> = (0..streams * tokens).flat_map(of_token).collect();
+    Operands { queries, keys, values, mask: ggml::halved(&mask) }
+}
+
+/// One attention against the reference; and each token of it alone, by other threads, is the same bits.
+fn check_attention(shape: Attention, threads: usize, size: f32, seed: u64) {
+    let what = format!("{shape:?}, {threads} threads, {size}, {seed}");
+    let Attention { key_size, value_size, kv_heads, group, tokens, streams, cells, .. } = shape;
+    let operands = operands(&shape, size, &mut ChaCha8Rng::seed_from_u64(seed));
+    let got = shape.compute(&operands, threads);
+    // Scores are rounded in 32 bits.
+    let near = 1.0e-5 + 1.0e-6 * f64::from(size) * (key_size as f64).sqrt();
+    for (at, (got, want)) in got.iter().zip(reference::attention(&shape, &operands)).enumerate() {
+        assert!((f64::from(*got) - want).abs() <= near, "{what}: number {at} is {got}, not {want}");
+    }
+    let (of_query, of_result) = (kv_heads * group * key_size, kv_heads * group * value_size);
+    for row in 0..tokens * streams {
+        let of = |all: &[u16], size: usize| all[row / tokens * size..][..size].to_vec();
+        let alone = Operands {
+            queries: operands.queries[row * of_query..][..of_query].to_vec(),
+            keys: of(&operands.keys, cells * kv_heads * key_size),
+            values: of(&operands.values, cells * kv_heads * value_size),
+            mask: operands.mask[row * cells..][..cells].to_vec(),
+        };
+        let alone = Attention { tokens: 1, streams: 1, ..shape }.compute(&alone, 1 + row % 4);
+        assert_same_bits(&got[row * of_result..][..of_result], &alone, &format!("{what}: token {row} alone"));
+    }
+}
+
+/// Heads in groups that fill what goes together and that do not, sizes with a tail, cells within one span and over several.
+#[test]
+fn attentions_are_exact() {
+    let Some(set) = kernels() else { return assert!(are_off()) };
+    let plain =
+        Attention { key_size: 64, value_size: 64, kv_heads: 2, group: 3, tokens: 1, streams: 1, cells: 256, bias: 0.0 };
+    // SAFETY: reads a number.
+    let count = || unsafe { sys::kernels_attentions() };
+    let before = count();
+    for (index, group) in [1, 2, 3, 4, 5, 7, 8].into_iter().enumerate() {
+        for (key_size, value_size) in [(64, 64), (80, 48), (192, 128)] {
+            let cells = [1, 5, 128, 129, 300, 512, 700][index];
+            let shape = Attention { key_size, value_size, group, tokens: 1 + index, cells, ..plain };
+            check_attention(shape, 1 + index % 4, 1.0, index as u64);
+        }
+    }
+    check_attention(Attention { kv_heads: 3, group: 4, bias: 8.0, tokens: 4, ..plain }, 2, 1.0, 20);
+    check_attention(Attention { streams: 5, tokens: 2, ..plain }, 3, 30.0, 21);
+    // So many tokens would be llama.cpp's if heads did not fill what goes together; it computes other bits.
+    check_attention(Attention { tokens: 70, ..plain }, 2, 1.0, 22);
+    assert!(count() >= before + 24);
+    println!("exact with {set}");
+}
+
+#[test]
+fn attentions_of_any_shape_are_right() {
+    if kernels().is_none() {
+        return assert!(are_off());
+    }
+    let size = (1..13_usize).prop_map(|size| 16 * size);
+    let shapes = (size.clone(), size, 1..4_usize, 1..9_usize, (1..20_usize, 1..4_usize), 1..400_usize);
+    let rest = (prop::sample::select(vec![0.0_f32, 4.0, 8.0]), 1..5_usize, 0..3_i32, any::<u64>());
+    let config = Config { failure_persistence: None, ..Config::with_cases(if is_leak_check() { 5 } else { 60 }) };
+    TestRunner::new(config)
+        .run(&(shapes, rest), |(shape, (bias, threads, size, seed))| {
+            let (key_size, value_size, kv_heads, group, (tokens, streams), cells) = shape;
+            let shape = Attention { key_size, value_size, kv_heads, group, tokens, streams, cells, bias };
+            check_attention(shape, threads, 10.0_f32.powi(size - 1), seed);
+            Ok(())
+        })
+        .unwrap();
 }
 
 /// The tests above once more in processes that are told which instructions to use. `plain` computes as AVX-512 does, without

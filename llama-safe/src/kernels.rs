@@ -8,9 +8,9 @@ use crate::backend::{self, DeviceKind};
 use crate::gguf::{Header, Tensor};
 use crate::params::{LoadMode, ModelParams};
 
-/// The instruction set of the kernels that multiply matrices for small batches, `"avx2"` or `"avx512vnni"`. `None` where
-/// llama.cpp's own do it all: on other processors, in builds without the feature `kernels` or with shared libraries, and
-/// with the environment variable `LLAMA_KERNELS=off`.
+/// The instruction set of the kernels that multiply matrices and compute attention for small batches, `"avx2"` or
+/// `"avx512vnni"`. `None` where llama.cpp's own do it all: on other processors, in builds without the feature `kernels` or with
+/// shared libraries, and with the environment variable `LLAMA_KERNELS=off`.
 ///
 /// ```
 /// match llama_safe::kernels() {

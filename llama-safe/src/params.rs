@@ -100,7 +100,8 @@ impl ModelParams {
     }
 
     /// Whether matrices may be multiplied by the [kernels for small batches](crate::kernels()) (the default), which keep them in
-    /// a form of their own. Without them llama.cpp's own compute all; [`repack(false)`](Self::repack) turns off both.
+    /// a form of their own. Without them llama.cpp's own do; [`repack(false)`](Self::repack) turns off both. Attention has no
+    /// weights, and is the kernels' in all models of a process that has them.
     #[must_use]
     pub fn kernels(mut self, kernels: bool) -> Self {
         self.kernels = kernels;

@@ -13,3 +13,4 @@ bool kernels_take(enum ggml_type, int64_t) { return false; }
 void kernels_begin_load(struct kernels_load *) {}
 void kernels_end_load(void) {}
 uint64_t kernels_multiplications(void) { return 0; }
+uint64_t kernels_attentions(void) { return 0; }

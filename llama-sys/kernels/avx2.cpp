@@ -2,6 +2,9 @@
 
 #include <immintrin.h>
 
+#include <initializer_list>
+
+#include "attention.h"
 #include "table.h"
 
 namespace kernels {
@@ -87,10 +90,48 @@ struct Avx2 {
     }
     static Ints add_pairs(Ints sum, Ints pairs, Ints two) { return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, two)); }
     static Ints less_32_times(Ints sum, Ints other) { return _mm256_sub_epi32(sum, _mm256_slli_epi32(other, 5)); }
+
+    static Floats floats(const float * from) { return _mm256_loadu_ps(from); }
+    static Floats all(float number) { return _mm256_set1_ps(number); }
+    static Floats plus(Floats a, Floats b) { return _mm256_add_ps(a, b); }
+    static Floats less(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
+    static Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+    static Floats add_product(Floats sum, Floats a, Floats b) { return _mm256_fmadd_ps(a, b, sum); }
+    // Of numbers up to 0: e^x = 2^n e^r, with the polynomial of Cephes' expf for e^r. Below -87, where that ends, it is 0.
+    static Floats exp(Floats x) {
+        constexpr int TO_NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        const Floats n = _mm256_round_ps(_mm256_mul_ps(x, all(1.44269504f)), TO_NEAREST);
+        Floats r = _mm256_fnmadd_ps(n, all(0.693359375f), x);
+        r = _mm256_fnmadd_ps(n, all(-2.12194440e-4f), r);
+        Floats sum = all(1.9875691500e-4f);
+        for (const float next : { 1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f }) {
+            sum = _mm256_fmadd_ps(sum, r, all(next));
+        }
+        sum = plus(_mm256_fmadd_ps(sum, _mm256_mul_ps(r, r), r), all(1));
+        const Ints power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+        // What is not a number stays so.
+        return _mm256_and_ps(_mm256_mul_ps(sum, _mm256_castsi256_ps(power)), _mm256_cmp_ps(x, all(-87), _CMP_NLT_UQ));
+    }
+    static float sum(Floats of) {
+        const __m128 four = _mm_add_ps(_mm256_castps256_ps128(of), _mm256_extractf128_ps(of, 1));
+        const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+    }
+    static float largest(Floats of) {
+        const __m128 four = _mm_max_ps(_mm256_castps256_ps128(of), _mm256_extractf128_ps(of, 1));
+        const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+        return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+    }
+    static void store_sums(float * to, const Floats (&of)[4]) {
+        const Floats all_four = _mm256_hadd_ps(_mm256_hadd_ps(of[0], of[1]), _mm256_hadd_ps(of[2], of[3]));
+        _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(all_four), _mm256_extractf128_ps(all_four, 1)));
+    }
 };
 
 }  // namespace
 
 const Format * avx2_formats() { return formats<Avx2>(); }
+
+Attend avx2_attend() { return attention::attend<Avx2>; }
 
 }  // namespace kernels

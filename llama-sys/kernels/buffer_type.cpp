@@ -11,6 +11,8 @@
 #include <cstring>
 #include <vector>
 
+#include "ahead.h"
+#include "attention_op.h"
 #include "ggml-backend-impl.h"
 #include "ggml-cpu-impl.h"
 #include "ggml-cpu.h"
@@ -23,7 +25,8 @@ namespace kernels {
 namespace {
 
 const Format * all_formats = nullptr;
-std::atomic<uint64_t> count{ 0 };
+Attend attend_kernel = nullptr;
+std::atomic<uint64_t> multiplication_count{ 0 }, attention_count{ 0 };
 
 // The load that this thread is in.
 thread_local kernels_load * load = nullptr;
@@ -139,9 +142,9 @@ struct Tiles {
 // Row groups that go through all tiles one after another: their weights stay in the second level cache, and the columns of a
 // tile in the first. Eight were the best of those tried on the 135M shape, where they are 80 to 210 KiB; wider rows are to stay
 // within the same.
-constexpr int64_t CHUNK_BYTES = 256 * 1024, MOST_GROUPS = 8;
+constexpr int64_t CHUNK_BYTES = 256 * 1024, MOST_GROUPS = 4;
 // For each thread, so that a late one leaves its share to the others.
-constexpr int64_t CHUNKS_A_THREAD = 4;
+constexpr int64_t CHUNKS_A_THREAD = 8;
 
 void multiply(const ggml_compute_params * params, ggml_tensor * result) {
     const ggml_tensor * weights = result->src[0];
@@ -162,8 +165,9 @@ void multiply(const ggml_compute_params * params, ggml_tensor * result) {
         }
     }
     if (params->ith == 0) {
-        count.fetch_add(1, std::memory_order_relaxed);
-        ggml_threadpool_chunk_set(params->threadpool, 0);
+        multiplication_count.fetch_add(1, std::memory_order_relaxed);
+        // The first ones are given out without being asked for.
+        ggml_threadpool_chunk_set(params->threadpool, params->nth);
     }
     ggml_barrier(params->threadpool);
 
@@ -173,11 +177,14 @@ void multiply(const ggml_compute_params * params, ggml_tensor * result) {
     const int64_t cached = CHUNK_BYTES / static_cast<int64_t>(bytes);
     const int64_t chunk = std::max<int64_t>(1, std::min({ fair, cached, MOST_GROUPS }));
     const int64_t chunks = (groups + chunk - 1) / chunk;
-    for (;;) {
-        const int64_t mine = ggml_threadpool_chunk_add(params->threadpool, 1);
-        if (mine >= chunks) {
-            return;
-        }
+    const auto end_of = [&](int64_t number) { return std::min(groups, (number + 1) * chunk); };
+    for (int64_t mine = params->ith, next; mine < chunks; mine = next) {
+        // Taken before it is needed, so that its weights are there when it is.
+        next = ggml_threadpool_chunk_add(params->threadpool, 1);
+        const char * after = static_cast<const char *>(weights->data) + next * chunk * bytes;
+        const size_t lines = next < chunks ? (end_of(next) - next * chunk) * bytes / CACHE_LINE : 0;
+        const size_t all = tiles.count * (end_of(mine) - mine * chunk);
+        size_t done = 0, fetched = 0;
         for (int64_t tile = 0; tile < tiles.count; tile++) {
             const char * columns = arranged + tiles.first(tile) * column_bytes;
             const int width = tiles.width(tile);
@@ -185,10 +192,12 @@ void multiply(const ggml_compute_params * params, ggml_tensor * result) {
             for (int c = 0; c < width; c++) {
                 to[c] = reinterpret_cast<float *>(column_of(result, tiles.first(tile) + c));
             }
-            for (int64_t group = mine * chunk; group < std::min(groups, (mine + 1) * chunk); group++) {
+            for (int64_t group = mine * chunk; group < end_of(mine); group++) {
                 float sums[WIDEST_TILE][GROUP_ROWS];
                 const char * from = static_cast<const char *>(weights->data) + group * bytes;
-                format.multiply(from, blocks, columns, width, sums[0], GROUP_ROWS);
+                const size_t until = lines * ++done / all;
+                format.multiply(from, blocks, columns, width, sums[0], GROUP_ROWS, after + fetched * CACHE_LINE, until - fetched);
+                fetched = until;
                 const int64_t row = group * GROUP_ROWS;
                 const size_t rows = std::min<int64_t>(GROUP_ROWS, weights->ne[1] - row);
                 for (int c = 0; c < width; c++) {
@@ -221,7 +230,7 @@ void get_rows(const ggml_compute_params * params, ggml_tensor * result) {
     }
 }
 
-class Operations : public ggml::cpu::tensor_traits {
+class WithWeights : public ggml::cpu::tensor_traits {
     bool work_size(int threads, const ggml_tensor * op, size_t & size) override {
         const Format & format = *format_of_matrix(op->src[0]);
         if (op->op == GGML_OP_GET_ROWS) {
@@ -242,7 +251,22 @@ class Operations : public ggml::cpu::tensor_traits {
     }
 };
 
-bool computes(const ggml_tensor * op) {
+class Attention : public ggml::cpu::tensor_traits {
+    bool work_size(int threads, const ggml_tensor * op, size_t & size) override {
+        size = attention_bytes(threads, op);
+        return true;
+    }
+
+    bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
+        if (params->ith == 0) {
+            attention_count.fetch_add(1, std::memory_order_relaxed);
+        }
+        attend(params, op, attend_kernel);
+        return true;
+    }
+};
+
+bool has_our_weights(const ggml_tensor * op) {
     if (op->src[0] == nullptr || !is_ours(op->src[0]) || format_of_matrix(op->src[0]) == nullptr) {
         return false;
     }
@@ -255,7 +279,7 @@ bool computes(const ggml_tensor * op) {
 
 class Extra : public ggml::cpu::extra_buffer_type {
     bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) override {
-        if (!computes(op)) {
+        if (!has_our_weights(op)) {
             return false;
         }
         if (op->src[0]->buffer->size != 0) {
@@ -274,8 +298,13 @@ class Extra : public ggml::cpu::extra_buffer_type {
     }
 
     ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
-        static Operations operations;
-        return computes(op) ? &operations : nullptr;
+        static WithWeights with_weights;
+        static Attention attention;
+        if (op->op == GGML_OP_FLASH_ATTN_EXT) {
+            // Of any buffer: there are no weights in it.
+            return can_attend(op) ? &attention : nullptr;
+        }
+        return has_our_weights(op) ? &with_weights : nullptr;
     }
 };
 
@@ -294,13 +323,14 @@ ggml_backend_buffer_type_t buffer_type() {
     return &type;
 }
 
-bool plug_in(const Format * formats) {
+bool plug_in(const Format * formats, Attend attend) {
     if (ggml_backend_cpu_get_extra_buffer_types == nullptr) {
         return false;
     }
     auto & list = ggml_backend_cpu_get_extra_buffer_types();
     list.reserve(list.size() + 1);
     all_formats = formats;
+    attend_kernel = attend;
     // First: whoever comes first is asked first. ggml-cpu.cpp:76 copies the list when the first model is loaded.
     list.insert(list.begin(), buffer_type());
     return true;
@@ -321,7 +351,9 @@ const Format * format_of(ggml_type type, int64_t columns) {
     return nullptr;
 }
 
-uint64_t multiplications() { return count.load(std::memory_order_relaxed); }
+uint64_t multiplications() { return multiplication_count.load(std::memory_order_relaxed); }
+
+uint64_t attentions() { return attention_count.load(std::memory_order_relaxed); }
 
 void begin_load(kernels_load * begun) {
     begun->outer = load;

@@ -1,6 +1,7 @@
-// The buffer type of rearranged weights, and the multiplication with them.
+// The buffer type of rearranged weights, the multiplication with them, and the way in for attention.
 #pragma once
 
+#include "attention.h"
 #include "format.h"
 #include "ggml-backend.h"
 #include "kernels.h"
@@ -8,7 +9,7 @@
 namespace kernels {
 
 // Makes the buffer type of these formats and puts it before ggml's own, once. False if this ggml has no place for it.
-bool plug_in(const Format * formats);
+bool plug_in(const Format * formats, Attend attend);
 
 // Takes it out again.
 void take_out();
@@ -20,6 +21,7 @@ ggml_backend_buffer_type_t buffer_type();
 const Format * format_of(ggml_type type, int64_t columns);
 
 uint64_t multiplications();
+uint64_t attentions();
 
 void begin_load(kernels_load * load);
 void end_load();

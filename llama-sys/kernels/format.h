@@ -32,8 +32,10 @@ struct Format {
     // Quantises activations `first_block` up to `end_block` of one column into its place in a tile of `width` columns.
     void (*arrange)(const float * column, int64_t first_block, int64_t end_block, char * tile, int width, int index);
 
-    // Multiplies 16 rows with a tile. `out` has the rows of a column side by side, columns `stride` numbers apart.
-    void (*multiply)(const char * group, int64_t blocks, const char * tile, int width, float * out, size_t stride);
+    // Multiplies 16 rows with a tile. `out` has the rows of a column side by side, columns `stride` numbers apart. Meanwhile so
+    // many lines are fetched into the cache from `next` on.
+    void (*multiply)(const char * group, int64_t blocks, const char * tile, int width, float * out, size_t stride,
+                     const char * next, size_t lines);
 };
 
 // An instruction set's formats, ended by one without block_weights.

@@ -1,8 +1,10 @@
 /*
- * Matrix multiplication for small batches: kernels of our own, plugged into ggml's CPU backend as one more buffer type.
+ * Matrix multiplication and attention for small batches: kernels of our own, plugged into ggml's CPU backend as one more
+ * buffer type.
  *
  * ggml asks its extra buffer types for each weight whether they want it; ours takes matrices in the formats that it has
- * kernels for, keeps them rearranged (layouts: q8_0.h and its neighbours), and multiplies with them.
+ * kernels for, keeps them rearranged (layouts: q8_0.h and its neighbours), and multiplies with them. It asks them about each
+ * operation too, which is how attention comes here (attention.h): that of every model, as it has no weights.
  */
 #pragma once
 
@@ -53,8 +55,9 @@ void kernels_begin_load(struct kernels_load * load);
 /* Ends the last one begun. */
 void kernels_end_load(void);
 
-/* Multiplications that the kernels have done in this process. */
+/* Multiplications that the kernels have done in this process, and attentions: one a layer and graph. */
 uint64_t kernels_multiplications(void);
+uint64_t kernels_attentions(void);
 
 #ifdef __cplusplus
 }

@@ -1,8 +1,10 @@
 // No instructions in particular: sixteen rows as an array, computed as the 512-bit kernels compute. Slow, and the same bits:
 // what the others are held against, and how the paths of a processor that is not here are tried.
 
+#include <algorithm>
 #include <cmath>
 
+#include "attention.h"
 #include "table.h"
 
 namespace kernels {
@@ -116,10 +118,35 @@ struct Plain {
     static Ints less_32_times(Ints sum, Ints other) {
         return each<Ints>([&](int i) { return sum.lane[i] - 32 * other.lane[i]; });
     }
+
+    static Floats floats(const float * from) { return each<Floats>([&](int i) { return from[i]; }); }
+    static Floats all(float number) { return each<Floats>([&](int) { return number; }); }
+    static Floats plus(Floats a, Floats b) { return each<Floats>([&](int i) { return a.lane[i] + b.lane[i]; }); }
+    static Floats less(Floats a, Floats b) { return each<Floats>([&](int i) { return a.lane[i] - b.lane[i]; }); }
+    static Floats larger(Floats a, Floats b) { return each<Floats>([&](int i) { return std::max(a.lane[i], b.lane[i]); }); }
+    static Floats add_product(Floats sum, Floats a, Floats b) {
+        return each<Floats>([&](int i) { return std::fma(a.lane[i], b.lane[i], sum.lane[i]); });
+    }
+    static Floats exp(Floats x) { return each<Floats>([&](int i) { return std::exp(x.lane[i]); }); }
+    static float sum(Floats of) {
+        float all = 0;
+        for (const float one : of.lane) {
+            all += one;
+        }
+        return all;
+    }
+    static float largest(Floats of) { return *std::max_element(of.lane, of.lane + LANES); }
+    static void store_sums(float * to, const Floats (&of)[4]) {
+        for (int i = 0; i < 4; i++) {
+            to[i] = sum(of[i]);
+        }
+    }
 };
 
 }  // namespace
 
 const Format * plain_formats() { return formats<Plain>(); }
+
+Attend plain_attend() { return attention::attend<Plain>; }
 
 }  // namespace kernels

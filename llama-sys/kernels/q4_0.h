@@ -10,6 +10,7 @@
 // Weights stay unsigned in the products; eight times the activations' sum is taken off at the start.
 #pragma once
 
+#include "ahead.h"
 #include "columns.h"
 #include "format.h"
 #include "sums.h"
@@ -26,6 +27,8 @@ struct Q4_0 {
 
     static constexpr ggml_type TYPE = GGML_TYPE_Q4_0;
     static constexpr int64_t BLOCK_WEIGHTS = 64;
+    // Calls that fetch ahead, for each block and vector of rows.
+    static constexpr size_t FETCHES = 2;
     static constexpr size_t COLUMN_BYTES = 2 * sizeof(Columns32<1>);
     static constexpr int OFFSET = 8;
     // All eight steps of a block fit into what a machine adds up without looking.
@@ -73,7 +76,8 @@ struct Q4_0 {
     }
 
     template <int WIDTH, int PARTS>
-    static void multiply(const char * group, int64_t blocks, const char * tile, int row, float * out, size_t stride) {
+    static void multiply(const char * group, int64_t blocks, const char * tile, int row, float * out, size_t stride,
+                         Ahead & ahead) {
         const auto * weights = reinterpret_cast<const Block *>(group);
         const auto * columns = reinterpret_cast<const Columns32<WIDTH> *>(tile);
         Results<Machine, PARTS, WIDTH> results;
@@ -98,6 +102,7 @@ struct Q4_0 {
                 }
             }
             for (int p = 0; p < PARTS; p++) {
+                ahead.fetch();
                 const auto of_rows = Machine::halfs(scale + row + p * Machine::LANES);
                 for (int c = 0; c < WIDTH; c++) {
                     const auto whole = Machine::add(Machine::start(columns->start[c]), sum[p][c]);

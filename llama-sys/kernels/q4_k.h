@@ -14,6 +14,7 @@
 // Scales have a byte each where the file has six bits: 3 % more bytes than in the file, and nothing to take apart.
 #pragma once
 
+#include "ahead.h"
 #include "columns.h"
 #include "format.h"
 #include "sums.h"
@@ -42,6 +43,7 @@ struct Q45_K {
 
     static constexpr ggml_type TYPE = BITS == 4 ? GGML_TYPE_Q4_K : GGML_TYPE_Q5_K;
     static constexpr int64_t BLOCK_WEIGHTS = 256;
+    static constexpr size_t FETCHES = 8;
     static constexpr size_t COLUMN_BYTES = sizeof(Columns256<1, 32>);
     static constexpr int STEPS = Machine::steps_before_overflow((1 << BITS) - 1);
     static_assert(STEPS >= (BITS == 4 ? 8 : 4));
@@ -123,7 +125,8 @@ struct Q45_K {
     }
 
     template <int WIDTH, int PARTS>
-    static void multiply(const char * group, int64_t blocks, const char * tile, int row, float * out, size_t stride) {
+    static void multiply(const char * group, int64_t blocks, const char * tile, int row, float * out, size_t stride,
+                         Ahead & ahead) {
         const auto * block = reinterpret_cast<const Block *>(group);
         const auto * columns = reinterpret_cast<const Columns256<WIDTH, 32> *>(tile);
         Results<Machine, PARTS, WIDTH> results;
@@ -135,6 +138,7 @@ struct Q45_K {
                 clear<Machine>(sum);
 #pragma GCC unroll 1
                 for (int part = 0; part < 8; part++) {
+                    ahead.fetch();
                     add_part(*block, *columns, part, lane, sum);
                 }
                 typename Machine::Ints taken_off[WIDTH];

@@ -13,6 +13,7 @@
 // Half a line of nothing keeps all others where a cache line begins: 1 % more bytes than in the file.
 #pragma once
 
+#include "ahead.h"
 #include "columns.h"
 #include "format.h"
 #include "sums.h"
@@ -35,6 +36,7 @@ struct Q6_K {
 
     static constexpr ggml_type TYPE = GGML_TYPE_Q6_K;
     static constexpr int64_t BLOCK_WEIGHTS = 256;
+    static constexpr size_t FETCHES = 8;
     static constexpr size_t COLUMN_BYTES = sizeof(Columns256<1, 16>);
     static constexpr int STEPS = Machine::steps_before_overflow(63);
     static_assert(STEPS >= 2);
@@ -95,7 +97,8 @@ struct Q6_K {
     }
 
     template <int WIDTH, int PARTS>
-    static void multiply(const char * group, int64_t blocks, const char * tile, int row, float * out, size_t stride) {
+    static void multiply(const char * group, int64_t blocks, const char * tile, int row, float * out, size_t stride,
+                         Ahead & ahead) {
         const auto * block = reinterpret_cast<const Block *>(group);
         const auto * columns = reinterpret_cast<const Columns256<WIDTH, 16> *>(tile);
         Results<Machine, PARTS, WIDTH> results;
@@ -108,6 +111,7 @@ struct Q6_K {
                 clear<Machine>(taken_off);
 #pragma GCC unroll 1
                 for (int pair = 0; pair < 8; pair++) {
+                    ahead.fetch();
                     const auto scales = Machine::signed_pairs(block->scale[pair][lane]);
                     for (int c = 0; c < WIDTH; c++) {
                         taken_off[c] = Machine::add_pairs(taken_off[c], scales, Machine::two(columns->sum[pair][c]));

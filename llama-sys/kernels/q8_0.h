@@ -13,6 +13,7 @@
 // The scales lead because a group is read from front to back: at the end of the group, they cost a cache miss for each block.
 #pragma once
 
+#include "ahead.h"
 #include "columns.h"
 #include "format.h"
 #include "sums.h"
@@ -29,6 +30,8 @@ struct Q8_0 {
 
     static constexpr ggml_type TYPE = GGML_TYPE_Q8_0;
     static constexpr int64_t BLOCK_WEIGHTS = 64;
+    // Calls that fetch ahead, for each block and vector of rows.
+    static constexpr size_t FETCHES = 2;
     static constexpr size_t COLUMN_BYTES = 2 * sizeof(Columns32<1>);
     // Added to each weight where the processor multiplies unsigned by signed numbers only.
     static constexpr int OFFSET = Machine::SIGNED_OFFSET;
@@ -62,7 +65,8 @@ struct Q8_0 {
 
     // PARTS vectors of rows from `row` on.
     template <int WIDTH, int PARTS>
-    static void multiply(const char * group, int64_t blocks, const char * tile, int row, float * out, size_t stride) {
+    static void multiply(const char * group, int64_t blocks, const char * tile, int row, float * out, size_t stride,
+                         Ahead & ahead) {
         const auto * weights = reinterpret_cast<const Block *>(group);
         const auto * columns = reinterpret_cast<const Columns32<WIDTH> *>(tile);
         Results<Machine, PARTS, WIDTH> results;
@@ -86,6 +90,7 @@ struct Q8_0 {
                 }
             }
             for (int p = 0; p < PARTS; p++) {
+                ahead.fetch();
                 const auto of_rows = Machine::halfs(scale + row + p * Machine::LANES);
                 for (int c = 0; c < WIDTH; c++) {
                     result[p][c] = Machine::add_scaled(result[p][c], sum[p][c], Machine::times(of_rows, columns->scale[c]));

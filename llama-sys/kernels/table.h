@@ -9,11 +9,13 @@
 namespace kernels {
 
 template <class Machine, class Kind, int WIDTH>
-void multiply(const char * group, int64_t blocks, const char * tile, float * out, size_t stride) {
+void multiply(const char * group, int64_t blocks, const char * tile, float * out, size_t stride, const char * next,
+              size_t lines) {
     // As many vectors of rows as a machine has registers for at this width.
     constexpr int PARTS = Machine::parts(WIDTH);
+    Ahead ahead(next, lines, GROUP_ROWS / Machine::LANES * blocks * Kind::FETCHES);
     for (int row = 0; row < GROUP_ROWS; row += PARTS * Machine::LANES) {
-        Kind::template multiply<WIDTH, PARTS>(group, blocks, tile, row, out, stride);
+        Kind::template multiply<WIDTH, PARTS>(group, blocks, tile, row, out, stride, ahead);
     }
 }
 
@@ -44,9 +46,10 @@ Format format() {
                 Kind::template arrange<constant.value>(column, first, end, tile, index);
             });
         },
-        [](const char * group, int64_t blocks, const char * tile, int width, float * out, size_t stride) {
+        [](const char * group, int64_t blocks, const char * tile, int width, float * out, size_t stride, const char * next,
+           size_t lines) {
             with_width<Machine::WIDEST>(width, [&](auto constant) {
-                multiply<Machine, Kind, constant.value>(group, blocks, tile, out, stride);
+                multiply<Machine, Kind, constant.value>(group, blocks, tile, out, stride, next, lines);
             });
         },
     };

@@ -1,4 +1,4 @@
-//! Multiplying by way of ggml itself, with the weights in a buffer of the kernels.
+//! Multiplying by way of ggml itself, with the weights in a buffer of the kernels; and attention.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -127,8 +127,7 @@ impl Held {
                 assert_eq!(sys::ggml_backend_tensor_alloc(buffer, tensor, base), sys::GGML_STATUS_SUCCESS);
                 buffer
             });
-            assert_eq!(sys::ggml_nbytes(input), size_of_val(values));
-            sys::ggml_backend_tensor_set(input, values.as_ptr().cast::<c_void>(), 0, size_of_val(values));
+            set(input, values);
             let backend = sys::ggml_backend_cpu_init();
             sys::ggml_backend_cpu_set_n_threads(backend, threads as i32);
             assert!(sys::ggml_backend_supports_op(backend, result));
@@ -144,6 +143,106 @@ impl Held {
             numbers
         }
     }
+}
+
+/// An attention's shape: some tokens of each stream look at that stream's cells.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    pub key_size: usize,
+    pub value_size: usize,
+    pub kv_heads: usize,
+    /// Query heads to each of them.
+    pub group: usize,
+    pub tokens: usize,
+    pub streams: usize,
+    pub cells: usize,
+    /// The largest slope of ALiBi, as a power of one half; 0 without.
+    pub bias: f32,
+}
+
+/// What an attention is of: `[streams, tokens, heads, key_size]`, twice `[streams, cells, kv_heads, size]`, and
+/// `[streams, tokens, cells]`.
+#[derive(Clone, Debug)]
+pub struct Operands {
+    pub queries: Vec<f32>,
+    pub keys: Vec<u16>,
+    pub values: Vec<u16>,
+    pub mask: Vec<u16>,
+}
+
+impl Attention {
+    pub fn scale(&self) -> f32 {
+        1.0 / (self.key_size as f32).sqrt()
+    }
+
+    /// By ggml: `[streams, tokens, heads, value_size]`.
+    pub fn compute(&self, operands: &Operands, threads: usize) -> Vec<f32> {
+        let context = context();
+        let described = context.as_ptr();
+        let [key_size, value_size, kv_heads, tokens, streams, cells] =
+            [self.key_size, self.value_size, self.kv_heads, self.tokens, self.streams, self.cells]
+                .map(|size| size as i64);
+        // SAFETY: the context has room for as many tensors, and lives as long as these; the backend gives memory to all of them.
+        unsafe {
+            let new = |kind, sizes: [i64; 4]| sys::ggml_new_tensor(described, kind, 4, sizes.as_ptr());
+            let heads = kv_heads * self.group as i64;
+            let query = new(sys::GGML_TYPE_F32, [key_size, heads, tokens, streams]);
+            let key = new(sys::GGML_TYPE_F16, [key_size, kv_heads, cells, streams]);
+            let value = new(sys::GGML_TYPE_F16, [value_size, kv_heads, cells, streams]);
+            let mask = new(sys::GGML_TYPE_F16, [cells, tokens, 1, streams]);
+            // As llama.cpp has them: the heads of a token, and of a cell, side by side.
+            let [by_head, key_by_head, value_by_head] =
+                [query, key, value].map(|tensor| sys::ggml_permute(described, tensor, 0, 2, 1, 3));
+            let result = sys::ggml_flash_attn_ext(
+                described,
+                by_head,
+                key_by_head,
+                value_by_head,
+                mask,
+                self.scale(),
+                self.bias,
+                0.0,
+            );
+            let graph = sys::ggml_new_graph(described);
+            sys::ggml_build_forward_expand(graph, result);
+            let backend = sys::ggml_backend_cpu_init();
+            let buffer = NonNull::new(sys::ggml_backend_alloc_ctx_tensors(described, backend)).expect("memory");
+            set(query, &operands.queries);
+            set(key, &operands.keys);
+            set(value, &operands.values);
+            set(mask, &operands.mask);
+            sys::ggml_backend_cpu_set_n_threads(backend, threads as i32);
+            assert_eq!(sys::ggml_backend_graph_compute(backend, graph), sys::GGML_STATUS_SUCCESS);
+            let mut numbers = vec![0_f32; sys::ggml_nelements(result) as usize];
+            let size = size_of_val(&numbers[..]);
+            sys::ggml_backend_tensor_get(result, numbers.as_mut_ptr().cast(), 0, size);
+            sys::ggml_backend_free(backend);
+            sys::ggml_backend_buffer_free(buffer.as_ptr());
+            sys::ggml_free(described);
+            numbers
+        }
+    }
+}
+
+/// Writes all of a tensor.
+///
+/// # Safety
+///
+/// The tensor lives, and has memory.
+unsafe fn set<T>(tensor: *mut sys::ggml_tensor, values: &[T]) {
+    // SAFETY: by the caller's word; it is as large as what is written.
+    unsafe {
+        assert_eq!(sys::ggml_nbytes(tensor), size_of_val(values));
+        sys::ggml_backend_tensor_set(tensor, values.as_ptr().cast::<c_void>(), 0, size_of_val(values));
+    }
+}
+
+/// Numbers in 16 bits.
+pub fn halved(values: &[f32]) -> Vec<u16> {
+    let mut halved = vec![0; values.len()];
+    // SAFETY: there is room for as many.
+    unsafe { sys::ggml_fp32_to_fp16_row(values.as_ptr(), halved.as_mut_ptr(), values.len() as i64) };
+    halved
 }
 
 /// Activations quantised as ggml does: blocks of the format that `weights` are multiplied with.

@@ -1,8 +1,8 @@
-//! What a product is, in whole numbers: each format taken apart number by number, in no hurry.
+//! What a product is, in whole numbers: each format taken apart number by number, in no hurry. What an attention is, in 64 bits.
 
 use llama_sys as sys;
 
-use crate::ggml;
+use crate::ggml::{self, Attention, Operands};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
@@ -18,6 +18,10 @@ pub const FORMATS: [Format; 5] = [Format::Q8_0, Format::Q4_0, Format::Q4K, Forma
 fn half(bytes: &[u8]) -> f32 {
     // SAFETY: computes with a number.
     unsafe { sys::ggml_fp16_to_fp32(u16::from_le_bytes([bytes[0], bytes[1]])) }
+}
+
+fn doubles(halves: &[u16]) -> Vec<f64> {
+    halves.iter().map(|number| f64::from(half(&number.to_le_bytes()))).collect()
 }
 
 /// A block's weights: numbers in parts, each part with a factor and with what is taken off.
@@ -158,4 +162,43 @@ fn add(sum: f32, weights: &Weights, (activations, scale): &(Vec<i32>, f32)) -> f
     let sum = (whole as f32).mul_add(weights.d * scale, sum);
     // Formats without it would add a product of nothing, which is no number where the scale is none.
     if weights.leasts.len() == 8 { (off as f32).mul_add(weights.m * -scale, sum) } else { sum }
+}
+
+/// Each head of each token by itself: `[streams, tokens, heads, value_size]`.
+pub fn attention(shape: &Attention, operands: &Operands) -> Vec<f64> {
+    let Attention { key_size, value_size, kv_heads, group, tokens, cells, .. } = *shape;
+    let heads = kv_heads * group;
+    let [keys, values, mask] = [&operands.keys, &operands.values, &operands.mask].map(|halves| doubles(halves));
+    let of_head = |(index, query): (usize, &[f32])| {
+        let (head, row) = (index % heads, index / heads);
+        let place = |cell: usize| (row / tokens * cells + cell) * kv_heads + head / group;
+        let score = |cell: usize| -> f64 {
+            let key = &keys[place(cell) * key_size..][..key_size];
+            let product: f64 = query.iter().zip(key).map(|(a, b)| f64::from(*a) * b).sum();
+            product * f64::from(shape.scale()) + slope(head, heads, shape.bias) * mask[row * cells + cell]
+        };
+        let scores: Vec<f64> = (0..cells).map(score).collect();
+        let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> =
+            scores.iter().map(|score| if most.is_finite() { (score - most).exp() } else { 0.0 }).collect();
+        let all: f64 = weights.iter().sum();
+        let mut sum = vec![0.0; value_size];
+        for (cell, weight) in weights.iter().enumerate() {
+            for (sum, value) in sum.iter_mut().zip(&values[place(cell) * value_size..]) {
+                *sum += if all > 0.0 { value * weight / all } else { 0.0 };
+            }
+        }
+        sum
+    };
+    operands.queries.chunks(key_size).enumerate().flat_map(of_head).collect()
+}
+
+/// ALiBi's, for as many heads as there are: those of the next smaller power of two, and then every other one of twice as many.
+fn slope(head: usize, heads: usize, bias: f32) -> f64 {
+    if bias == 0.0 {
+        return 1.0;
+    }
+    let power = (heads + 1).next_power_of_two() / 2;
+    let exponent = if head < power { (head + 1) as f64 } else { (head - power) as f64 + 0.5 };
+    (-f64::from(bias) * exponent / power as f64).exp2()
 }

@@ -1,0 +1,228 @@
+// Attention of some tokens over keys and values of 16 bits, as a KV cache keeps them.
+//
+// Query heads that share a KV head read the same keys and values. Up to three of them go together here, so that each key and
+// each value is read and turned into 32 bits once for all of them:
+//
+//     scores    of four cells with each head: twelve sums, over the length of a key
+//     weights   e^(score - largest score of the head)
+//     values    of a cell times the weight of each head: twelve sums, over the cells
+//
+// Cells are gone through in spans of 128, each with a largest score of its own, and the spans are joined in their order (the
+// way of M. N. Rabe and C. Staats, arXiv:2112.05682). So a result is the same bits whatever else is in the batch, however
+// many threads share the work.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace kernels {
+
+// As many cells cost 30 times of what it takes to join them with others, and are a fair share of a short text for two threads.
+constexpr int SPAN_CELLS = 128;
+
+// Keys, values and twelve sums are what sixteen registers hold.
+constexpr int MOST_HEADS = 3;
+
+// Other heads' keys lie between those of a head: the processor does not foresee which it reads next.
+constexpr int KEYS_AHEAD = 12;
+
+// Some query heads of one token, which share a KV head.
+struct Heads {
+    int count;
+    // Numbers in a key, and in a value: whole vectors.
+    int64_t key_size, value_size;
+    // A head's query, and bytes from one to the next.
+    const char * query;
+    size_t query_stride;
+    // The keys and values of all cells, and bytes from one to the next.
+    const char * keys, * values;
+    size_t key_stride, value_stride;
+    // Added to the score of each cell, times the head's slope; NULL for nothing. Minus infinity: not to be seen.
+    const uint16_t * mask;
+    float slope[MOST_HEADS];
+    float scale;
+};
+
+// What a head has seen of some cells: followed by the values' sum, each value times its weight.
+struct Seen {
+    // The largest score: minus infinity without any cell.
+    float most;
+    // The sum of the weights, which are relative to it.
+    float weight;
+
+    float * values() { return reinterpret_cast<float *>(this + 1); }
+};
+
+// What `heads` see of the cells `first` up to `end`, of which there are SPAN_CELLS at most. Heads are `stride` bytes apart.
+using Attend = void (*)(const Heads & heads, int64_t first, int64_t end, char * seen, size_t stride);
+
+Attend plain_attend();
+Attend avx2_attend();
+
+namespace attention {
+
+// Cells of a span that are to be seen, and what is added to their scores. Filled up to whole vectors by the last one, with
+// minus infinity.
+struct Cells {
+    int count = 0, filled = 0;
+    int32_t cell[SPAN_CELLS];
+    float bias[SPAN_CELLS];
+};
+
+template <class Machine>
+void find(Cells & cells, const uint16_t * mask, int64_t first, int64_t end) {
+    constexpr uint16_t HIDDEN = 0xfc00;
+    constexpr uint64_t FOUR_HIDDEN = 0xfc00fc00fc00fc00;
+    for (int64_t at = first; at < end;) {
+        uint64_t four = 0;
+        if (mask != nullptr && at + 4 <= end) {
+            std::memcpy(&four, mask + at, sizeof(four));
+        }
+        if (four == FOUR_HIDDEN) {
+            at += 4;
+            continue;
+        }
+        if (mask == nullptr || mask[at] != HIDDEN) {
+            cells.cell[cells.count] = static_cast<int32_t>(at);
+            cells.bias[cells.count++] = mask == nullptr ? 0.0f : Machine::half(mask[at]);
+        }
+        at++;
+    }
+    cells.filled = cells.count;
+    for (; cells.filled % Machine::LANES != 0; cells.filled++) {
+        cells.cell[cells.filled] = cells.cell[cells.count - 1];
+        cells.bias[cells.filled] = -INFINITY;
+    }
+}
+
+inline const uint16_t * cell_of(const char * from, size_t stride, int32_t cell) {
+    return reinterpret_cast<const uint16_t *>(from + cell * stride);
+}
+
+inline void fetch(const char * row, int64_t size) {
+    for (int64_t i = 0; i < size; i += 32) {
+        __builtin_prefetch(reinterpret_cast<const uint16_t *>(row) + i);
+    }
+}
+
+template <class Machine, int HEADS>
+void score_four(const Heads & heads, const int32_t * cells, float * scores) {
+    typename Machine::Floats sum[HEADS][4];
+    for (auto & of_head : sum) {
+        for (auto & one : of_head) {
+            one = Machine::zero();
+        }
+    }
+    const uint16_t * key[4];
+    for (int c = 0; c < 4; c++) {
+        key[c] = cell_of(heads.keys, heads.key_stride, cells[c]);
+    }
+    for (int64_t i = 0; i < heads.key_size; i += Machine::LANES) {
+        typename Machine::Floats query[HEADS];
+        for (int h = 0; h < HEADS; h++) {
+            query[h] = Machine::floats(reinterpret_cast<const float *>(heads.query + h * heads.query_stride) + i);
+        }
+        for (int c = 0; c < 4; c++) {
+            const auto part = Machine::halfs(key[c] + i);
+            for (int h = 0; h < HEADS; h++) {
+                sum[h][c] = Machine::add_product(sum[h][c], query[h], part);
+            }
+        }
+    }
+    for (int h = 0; h < HEADS; h++) {
+        Machine::store_sums(scores + h * SPAN_CELLS, sum[h]);
+    }
+}
+
+// Makes weights of scores, and says how they are to be understood.
+template <class Machine>
+Seen weigh(const Cells & cells, float scale, float slope, float * scores) {
+    auto most = Machine::all(-INFINITY);
+    for (int i = 0; i < cells.filled; i += Machine::LANES) {
+        const auto bias = Machine::times(Machine::floats(cells.bias + i), slope);
+        const auto score = Machine::add_product(bias, Machine::floats(scores + i), Machine::all(scale));
+        Machine::store(scores + i, score);
+        most = Machine::larger(most, score);
+    }
+    const float largest = Machine::largest(most);
+    auto weight = Machine::zero();
+    for (int i = 0; i < cells.filled; i += Machine::LANES) {
+        const auto one = Machine::exp(Machine::less(Machine::floats(scores + i), Machine::all(largest)));
+        Machine::store(scores + i, one);
+        weight = Machine::plus(weight, one);
+    }
+    return { largest, Machine::sum(weight) };
+}
+
+// PARTS vectors of the values from number `at` on.
+template <class Machine, int HEADS, int PARTS>
+void add_up(const Heads & heads, const Cells & cells, const float * weights, int64_t at, float * const * to) {
+    typename Machine::Floats sum[HEADS][PARTS];
+    for (auto & of_head : sum) {
+        for (auto & one : of_head) {
+            one = Machine::zero();
+        }
+    }
+    for (int i = 0; i < cells.count; i++) {
+        const uint16_t * value = cell_of(heads.values, heads.value_stride, cells.cell[i]) + at;
+        typename Machine::Floats weight[HEADS];
+        for (int h = 0; h < HEADS; h++) {
+            weight[h] = Machine::all(weights[h * SPAN_CELLS + i]);
+        }
+        for (int p = 0; p < PARTS; p++) {
+            const auto part = Machine::halfs(value + p * Machine::LANES);
+            for (int h = 0; h < HEADS; h++) {
+                sum[h][p] = Machine::add_product(sum[h][p], weight[h], part);
+            }
+        }
+    }
+    for (int h = 0; h < HEADS; h++) {
+        for (int p = 0; p < PARTS; p++) {
+            Machine::store(to[h] + at + p * Machine::LANES, sum[h][p]);
+        }
+    }
+}
+
+template <class Machine, int HEADS>
+void attend(const Heads & heads, int64_t first, int64_t end, char * seen, size_t stride) {
+    Cells cells;
+    find<Machine>(cells, heads.mask, first, end);
+    float scores[HEADS * SPAN_CELLS];
+    for (int i = 0; i < cells.filled; i += 4) {
+        for (int c = i; c < i + 4; c++) {
+            if (c + KEYS_AHEAD < cells.filled) {
+                fetch(heads.keys + cells.cell[c + KEYS_AHEAD] * heads.key_stride, heads.key_size);
+            }
+            fetch(heads.values + cells.cell[c] * heads.value_stride, heads.value_size);
+        }
+        score_four<Machine, HEADS>(heads, cells.cell + i, scores + i);
+    }
+    float * values[HEADS];
+    for (int h = 0; h < HEADS; h++) {
+        auto * of_head = reinterpret_cast<Seen *>(seen + h * stride);
+        *of_head = weigh<Machine>(cells, heads.scale, heads.slope[h], scores + h * SPAN_CELLS);
+        values[h] = of_head->values();
+    }
+    constexpr int PARTS = 4;
+    int64_t at = 0;
+    for (; at + PARTS * Machine::LANES <= heads.value_size; at += PARTS * Machine::LANES) {
+        add_up<Machine, HEADS, PARTS>(heads, cells, scores, at, values);
+    }
+    for (; at < heads.value_size; at += Machine::LANES) {
+        add_up<Machine, HEADS, 1>(heads, cells, scores, at, values);
+    }
+}
+
+template <class Machine>
+void attend(const Heads & heads, int64_t first, int64_t end, char * seen, size_t stride) {
+    static_assert(MOST_HEADS == 3 && SPAN_CELLS % Machine::LANES == 0 && Machine::LANES % 4 == 0);
+    switch (heads.count) {
+        case 1: return attend<Machine, 1>(heads, first, end, seen, stride);
+        case 2: return attend<Machine, 2>(heads, first, end, seen, stride);
+        default: return attend<Machine, 3>(heads, first, end, seen, stride);
+    }
+}
+
+}  // namespace attention
+}  // namespace kernels
