@@ -203,7 +203,7 @@ fn main() {
     ] {
         let largest = shape.vocabulary * shape.width;
         if name == "Q8_0" {
-            print_limits(set, threads, shape);
+            print_limits(&set, threads, shape);
         }
         let from = numbers(largest);
         // SAFETY: there is room for all rows, and no format here needs an importance matrix.

@@ -11,7 +11,7 @@ namespace {
 struct Avx512Vnni {
     static constexpr int LANES = 16;
     // Eight columns' sums and results leave half of the 32 registers for what is loaded.
-    static constexpr int WIDEST = 8;
+    static constexpr int widest(ggml_type) { return 8; }
     static constexpr int parts(int) { return 1; }
     // One factor is unsigned.
     static constexpr int SIGNED_OFFSET = 128;

@@ -12,7 +12,7 @@ namespace {
 
 struct Plain {
     static constexpr int LANES = 16;
-    static constexpr int WIDEST = 8;
+    static constexpr int widest(ggml_type) { return 8; }
     static constexpr int parts(int) { return 1; }
     static constexpr int SIGNED_OFFSET = 128;
 

@@ -32,23 +32,24 @@ void with_width(int width, Call call) {
 
 template <class Machine, class Kind>
 Format format() {
-    static_assert(Machine::WIDEST <= WIDEST_TILE);
+    constexpr int WIDEST = Machine::widest(Kind::TYPE);
+    static_assert(WIDEST <= WIDEST_TILE);
     return {
         Kind::TYPE,
         Kind::BLOCK_WEIGHTS,
         sizeof(typename Kind::Block),
         Kind::COLUMN_BYTES,
-        Machine::WIDEST,
+        WIDEST,
         Kind::pack,
         Kind::unpack,
         [](const float * column, int64_t first, int64_t end, char * tile, int width, int index) {
-            with_width<Machine::WIDEST>(width, [&](auto constant) {
+            with_width<WIDEST>(width, [&](auto constant) {
                 Kind::template arrange<constant.value>(column, first, end, tile, index);
             });
         },
         [](const char * group, int64_t blocks, const char * tile, int width, float * out, size_t stride, const char * next,
            size_t lines) {
-            with_width<Machine::WIDEST>(width, [&](auto constant) {
+            with_width<WIDEST>(width, [&](auto constant) {
                 multiply<Machine, Kind, constant.value>(group, blocks, tile, out, stride, next, lines);
             });
         },
