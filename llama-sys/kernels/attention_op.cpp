@@ -42,7 +42,7 @@ class Work {
         const int64_t first = span * SPAN_CELLS;
         kernel(heads, first, std::min(first + SPAN_CELLS, key->ne[1]), seen, head_bytes());
     }
-    void join(char * whole, const char * part, int count) const;
+    void join(char * whole, char * part, int count) const;
     void finish(char * whole, int64_t unit, int count) const;
 
   private:
@@ -103,10 +103,10 @@ Heads Work::heads(int64_t unit) const {
 }
 
 // Weights are relative to the largest score: the smaller one's shrink.
-void Work::join(char * whole, const char * part, int count) const {
+void Work::join(char * whole, char * part, int count) const {
     for (int h = 0; h < count; h++) {
         auto & to = *reinterpret_cast<Seen *>(whole + h * head_bytes());
-        auto & from = *reinterpret_cast<Seen *>(const_cast<char *>(part) + h * head_bytes());
+        auto & from = *reinterpret_cast<Seen *>(part + h * head_bytes());
         if (from.most == -INFINITY) {
             continue;
         }
