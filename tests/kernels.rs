@@ -485,6 +485,40 @@ fn perplexity_is_the_same() {
     println!("perplexity {on:.5} with the kernels, {off:.5} without");
 }
 
+/// A model of the size that people use chooses the same tokens with them as without, wherever it does not waver.
+#[test]
+fn clear_choices_are_the_same() {
+    // Valgrind would take half an hour.
+    if kernels().is_none() || is_leak_check() {
+        return assert!(are_off() || is_leak_check());
+    }
+    let gguf = Llama::m135().gguf(Weights::Q8_0, 6).unwrap();
+    let tokens: Vec<_> = (0..48).map(|index| Token(index * 997 % 49_000 + 3)).collect();
+    let [with, without] = [true, false].map(|on| {
+        let model = Model::from_bytes(&gguf, &ModelParams::default().kernels(on)).unwrap();
+        assert_eq!(!model.kernel_tensors().is_empty(), on);
+        let mut context = Context::new(&model, &exact_params().sequences(1)).unwrap();
+        let sequence = context.new_sequence().unwrap();
+        let mut batch = context.new_batch();
+        let slots: Vec<_> = tokens.iter().map(|token| batch.push_output(&sequence, *token).unwrap()).collect();
+        let outputs = context.decode(&mut batch).unwrap();
+        slots.into_iter().map(|slot| outputs.get(slot).unwrap().to_vec()).collect::<Vec<_>>()
+    });
+    let best = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
+    let mut clear = 0;
+    for (with, without) in with.iter().zip(&without) {
+        let mean = without.iter().sum::<f32>() / without.len() as f32;
+        let deviation = (without.iter().map(|logit| (logit - mean).powi(2)).sum::<f32>() / without.len() as f32).sqrt();
+        let chosen = best(without);
+        let lead = (0..without.len()).filter(|id| *id != chosen).map(|id| without[chosen] - without[id]);
+        if lead.fold(f32::INFINITY, f32::min) > 0.1 * deviation {
+            assert_eq!(best(with), chosen);
+            clear += 1;
+        }
+    }
+    assert!(clear >= 16, "{clear} of {} choices are clear", with.len());
+}
+
 /// No architecture asks something of rearranged weights that the kernels do not do, and each computes what it does without.
 #[test]
 fn every_architecture_computes_what_it_does_without() {
