@@ -220,7 +220,9 @@ fn operands(shape: &Attention, size: f32, random: &mut ChaCha8Rng) -> Operands {
     Operands { queries, keys, values, mask: ggml::halved(&mask) }
 }
 
-/// One attention against the reference; and each token of it alone, by other threads, is the same bits.
+const MINUS_INFINITY: u16 = 0xfc00;
+
+/// One attention against the reference; and each token of it alone with the cells that it sees, by other threads, is the same bits.
 fn check_attention(shape: Attention, threads: usize, size: f32, seed: u64) {
     let what = format!("{shape:?}, {threads} threads, {size}, {seed}");
     let Attention { key_size, value_size, kv_heads, group, tokens, streams, cells, .. } = shape;
@@ -233,14 +235,23 @@ fn check_attention(shape: Attention, threads: usize, size: f32, seed: u64) {
     }
     let (of_query, of_result) = (kv_heads * group * key_size, kv_heads * group * value_size);
     for row in 0..tokens * streams {
-        let of = |all: &[u16], size: usize| all[row / tokens * size..][..size].to_vec();
+        // Only what it sees, and whatever lay between gone.
+        let mask = &operands.mask[row * cells..][..cells];
+        let mut seen: Vec<usize> = (0..cells).filter(|cell| mask[*cell] != MINUS_INFINITY).collect();
+        if seen.is_empty() {
+            seen.push(0);
+        }
+        let of = |all: &[u16], size: usize| -> Vec<u16> {
+            let place = |cell: &usize| (row / tokens * cells + cell) * size;
+            seen.iter().flat_map(|cell| all[place(cell)..][..size].to_vec()).collect()
+        };
         let alone = Operands {
             queries: operands.queries[row * of_query..][..of_query].to_vec(),
-            keys: of(&operands.keys, cells * kv_heads * key_size),
-            values: of(&operands.values, cells * kv_heads * value_size),
-            mask: operands.mask[row * cells..][..cells].to_vec(),
+            keys: of(&operands.keys, kv_heads * key_size),
+            values: of(&operands.values, kv_heads * value_size),
+            mask: seen.iter().map(|cell| mask[*cell]).collect(),
         };
-        let alone = Attention { tokens: 1, streams: 1, ..shape }.compute(&alone, 1 + row % 4);
+        let alone = Attention { tokens: 1, streams: 1, cells: seen.len(), ..shape }.compute(&alone, 1 + row % 4);
         assert_same_bits(&got[row * of_result..][..of_result], &alone, &format!("{what}: token {row} alone"));
     }
 }

@@ -7,9 +7,9 @@
 //     weights   e^(score - largest score of the head)
 //     values    of a cell times the weight of each head: twelve sums, over the cells
 //
-// Cells are gone through in spans of 128, each with a largest score of its own, and the spans are joined in their order (the
-// way of M. N. Rabe and C. Staats, arXiv:2112.05682). So a result is the same bits whatever else is in the batch, however
-// many threads share the work.
+// The cells that are to be seen are gone through in spans of 128, each with a largest score of its own, and the spans are joined
+// in their order (the way of M. N. Rabe and C. Staats, arXiv:2112.05682). So a result is the same bits whatever else is in the
+// batch, whatever lies between the cells, however many threads share the work.
 #pragma once
 
 #include <cmath>
@@ -54,8 +54,9 @@ struct Seen {
     float * values() { return reinterpret_cast<float *>(this + 1); }
 };
 
-// What `heads` see of the cells `first` up to `end`, of which there are SPAN_CELLS at most. Heads are `stride` bytes apart.
-using Attend = void (*)(const Heads & heads, int64_t first, int64_t end, char * seen, size_t stride);
+// What `heads` see of a span: the next SPAN_CELLS cells from `first` on that are to be seen, or as many as there are up to `end`.
+// Returns where the next span begins. Heads are `stride` bytes apart.
+using Attend = int64_t (*)(const Heads & heads, int64_t first, int64_t end, char * seen, size_t stride);
 
 Attend plain_attend();
 Attend avx2_attend();
@@ -70,11 +71,14 @@ struct Cells {
     float bias[SPAN_CELLS];
 };
 
+// Minus infinity in 16 bits, and four of it.
+constexpr uint16_t HIDDEN = 0xfc00;
+constexpr uint64_t FOUR_HIDDEN = 0xfc00fc00fc00fc00;
+
 template <class Machine>
-void find(Cells & cells, const uint16_t * mask, int64_t first, int64_t end) {
-    constexpr uint16_t HIDDEN = 0xfc00;
-    constexpr uint64_t FOUR_HIDDEN = 0xfc00fc00fc00fc00;
-    for (int64_t at = first; at < end;) {
+int64_t find(Cells & cells, const uint16_t * mask, int64_t first, int64_t end) {
+    int64_t at = first;
+    while (at < end && cells.count < SPAN_CELLS) {
         uint64_t four = 0;
         if (mask != nullptr && at + 4 <= end) {
             std::memcpy(&four, mask + at, sizeof(four));
@@ -94,6 +98,7 @@ void find(Cells & cells, const uint16_t * mask, int64_t first, int64_t end) {
         cells.cell[cells.filled] = cells.cell[cells.count - 1];
         cells.bias[cells.filled] = -INFINITY;
     }
+    return at;
 }
 
 inline const uint16_t * cell_of(const char * from, size_t stride, int32_t cell) {
@@ -185,9 +190,9 @@ void add_up(const Heads & heads, const Cells & cells, const float * weights, int
 }
 
 template <class Machine, int HEADS>
-void attend(const Heads & heads, int64_t first, int64_t end, char * seen, size_t stride) {
+int64_t attend(const Heads & heads, int64_t first, int64_t end, char * seen, size_t stride) {
     Cells cells;
-    find<Machine>(cells, heads.mask, first, end);
+    const int64_t next = find<Machine>(cells, heads.mask, first, end);
     float scores[HEADS * SPAN_CELLS];
     for (int i = 0; i < cells.filled; i += 4) {
         for (int c = i; c < i + 4; c++) {
@@ -212,10 +217,11 @@ void attend(const Heads & heads, int64_t first, int64_t end, char * seen, size_t
     for (; at < heads.value_size; at += Machine::LANES) {
         add_up<Machine, HEADS, 1>(heads, cells, scores, at, values);
     }
+    return next;
 }
 
 template <class Machine>
-void attend(const Heads & heads, int64_t first, int64_t end, char * seen, size_t stride) {
+int64_t attend(const Heads & heads, int64_t first, int64_t end, char * seen, size_t stride) {
     static_assert(MOST_HEADS == 3 && SPAN_CELLS % Machine::LANES == 0 && Machine::LANES % 4 == 0);
     switch (heads.count) {
         case 1: return attend<Machine, 1>(heads, first, end, seen, stride);

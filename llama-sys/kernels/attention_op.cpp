@@ -33,15 +33,16 @@ class Work {
     size_t unit_bytes() const { return MOST_HEADS * head_bytes(); }
     size_t bytes(int threads) const {
         // An own result for each thread, and what is to be joined with it.
-        return std::max<size_t>(2 * threads, is_apart(threads) ? units() * spans() : 0) * unit_bytes();
+        const size_t whole = 2 * threads * unit_bytes();
+        return is_apart(threads) ? std::max(whole, parts_bytes() + threads * starts_bytes()) : whole;
     }
+    // What all units see of all spans, and where a token's spans begin.
+    size_t parts_bytes() const { return units() * spans() * unit_bytes(); }
+    size_t starts_bytes() const { return (spans() * sizeof(int32_t) + 63) / 64 * 64; }
 
     Heads heads(int64_t unit) const;
-    // What a unit sees of one span.
-    void attend(Attend kernel, const Heads & heads, int64_t span, char * seen) const {
-        const int64_t first = span * SPAN_CELLS;
-        kernel(heads, first, std::min(first + SPAN_CELLS, key->ne[1]), seen, head_bytes());
-    }
+    int64_t cells() const { return key->ne[1]; }
+    void find_starts(const uint16_t * mask, int32_t * starts) const;
     void join(char * whole, char * part, int count) const;
     void finish(char * whole, int64_t unit, int count) const;
 
@@ -100,6 +101,20 @@ Heads Work::heads(int64_t unit) const {
     }
     heads.scale = scale;
     return heads;
+}
+
+// Where each span of a token begins: at the end, where there are fewer.
+void Work::find_starts(const uint16_t * mask, int32_t * starts) const {
+    int64_t span = 0, count = 0;
+    for (int64_t at = 0; at < cells(); at++) {
+        if (mask != nullptr && mask[at] == attention::HIDDEN) {
+            continue;
+        }
+        if (count++ % SPAN_CELLS == 0) {
+            starts[span++] = static_cast<int32_t>(at);
+        }
+    }
+    std::fill(starts + span, starts + spans(), static_cast<int32_t>(cells()));
 }
 
 // Weights are relative to the largest score: the smaller one's shrink.
@@ -175,16 +190,25 @@ void attend(const ggml_compute_params * params, ggml_tensor * op, Attend kernel)
         char * part = whole + work.unit_bytes();
         return each(units, [&](int64_t unit) {
             const Heads heads = work.heads(unit);
-            work.attend(kernel, heads, 0, whole);
-            for (int64_t span = 1; span < spans; span++) {
-                work.attend(kernel, heads, span, part);
+            for (int64_t at = kernel(heads, 0, work.cells(), whole, work.head_bytes()); at < work.cells();) {
+                at = kernel(heads, at, work.cells(), part, work.head_bytes());
                 work.join(whole, part, heads.count);
             }
             work.finish(whole, unit, heads.count);
         });
     }
+    auto * starts = reinterpret_cast<int32_t *>(scratch + work.parts_bytes() + params->ith * work.starts_bytes());
+    bool has_starts = false;
+    const uint16_t * of = nullptr;
     each(units * spans, [&](int64_t i) {
-        work.attend(kernel, work.heads(i / spans), i % spans, scratch + i * work.unit_bytes());
+        const Heads heads = work.heads(i / spans);
+        // The units of a token come one after another.
+        if (!has_starts || of != heads.mask) {
+            work.find_starts(heads.mask, starts);
+            has_starts = true;
+            of = heads.mask;
+        }
+        kernel(heads, starts[i % spans], work.cells(), scratch + i * work.unit_bytes(), work.head_bytes());
     });
     ggml_barrier(params->threadpool);
     for (int64_t unit = params->ith; unit < units; unit += params->nth) {
