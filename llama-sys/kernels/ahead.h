@@ -11,7 +11,8 @@ constexpr size_t CACHE_LINE = 64;
 // Lines to be fetched, spread evenly over so many calls.
 class Ahead {
   public:
-    Ahead(const char * from, size_t lines, size_t calls) : at(from), lines(lines), calls(calls) {}
+    inline __attribute__((always_inline)) Ahead(const char * from, size_t lines, size_t calls)
+        : at(from), lines(lines), calls(calls) {}
 
     inline __attribute__((always_inline)) void fetch() {
         for (due += lines; due >= calls; due -= calls, at += CACHE_LINE) {

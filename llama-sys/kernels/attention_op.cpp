@@ -42,6 +42,8 @@ class Work {
 
     Heads heads(int64_t unit) const;
     int64_t cells() const { return key->ne[1]; }
+    // The number of a unit's token, through all streams.
+    int64_t row(int64_t unit) const { return unit / parts / key->ne[2]; }
     void find_starts(const uint16_t * mask, int32_t * starts) const;
     void join(char * whole, char * part, int count) const;
     void finish(char * whole, int64_t unit, int count) const;
@@ -51,9 +53,9 @@ class Work {
         int64_t token, stream, first_head;
     };
     Place place(int64_t unit) const {
-        const int64_t part = unit % parts, kv_head = unit / parts % key->ne[2], row = unit / parts / key->ne[2];
+        const int64_t part = unit % parts, kv_head = unit / parts % key->ne[2];
         // As equal as they can be.
-        return { row % query->ne[1], row / query->ne[1], kv_head * group + group * part / parts };
+        return { row(unit) % query->ne[1], row(unit) / query->ne[1], kv_head * group + group * part / parts };
     }
     int count(int64_t unit) const {
         const int64_t part = unit % parts;
@@ -161,7 +163,8 @@ bool can_attend(const ggml_tensor * op) {
     // Vectors of any machine.
     constexpr int64_t WHOLE = 16;
     return query->type == GGML_TYPE_F32 && key->type == GGML_TYPE_F16 && value->type == GGML_TYPE_F16 &&
-           (query->ne[1] < TOKENS_OF_A_TILE || query->ne[2] / key->ne[2] % MOST_HEADS == 0) && key->ne[0] % WHOLE == 0 && value->ne[0] % WHOLE == 0 &&
+           (query->ne[1] < TOKENS_OF_A_TILE || query->ne[2] / key->ne[2] % MOST_HEADS == 0) &&
+           key->ne[0] % WHOLE == 0 && value->ne[0] % WHOLE == 0 &&
            query->nb[0] == sizeof(float) && key->nb[0] == sizeof(uint16_t) && value->nb[0] == sizeof(uint16_t) &&
            key->ne[2] == value->ne[2] &&
            (mask == nullptr || (mask->type == GGML_TYPE_F16 && mask->ne[2] == 1)) &&
@@ -198,15 +201,13 @@ void attend(const ggml_compute_params * params, ggml_tensor * op, Attend kernel)
         });
     }
     auto * starts = reinterpret_cast<int32_t *>(scratch + work.parts_bytes() + params->ith * work.starts_bytes());
-    bool has_starts = false;
-    const uint16_t * of = nullptr;
+    int64_t of = -1;
     each(units * spans, [&](int64_t i) {
         const Heads heads = work.heads(i / spans);
         // The units of a token come one after another.
-        if (!has_starts || of != heads.mask) {
+        if (const int64_t row = work.row(i / spans); row != of) {
             work.find_starts(heads.mask, starts);
-            has_starts = true;
-            of = heads.mask;
+            of = row;
         }
         kernel(heads, starts[i % spans], work.cells(), scratch + i * work.unit_bytes(), work.head_bytes());
     });
