@@ -47,7 +47,7 @@ pub fn products_a_second(set: &str, threads: usize) -> Option<f64> {
     None
 }
 
-/// As many as the kernel takes at once.
+/// As many as leave everything in registers.
 #[cfg(target_arch = "x86_64")]
 const COLUMNS: usize = 6;
 
