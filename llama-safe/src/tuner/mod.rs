@@ -134,7 +134,7 @@ impl Tuner {
     }
 
     /// The longest that measuring may take: nothing more is begun when the longest measurement so far would not end in time. What is left
-    /// over is used to measure the best ones once more, at most twice.
+    /// over is used to measure the best ones several times more, in turn.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self

@@ -17,11 +17,12 @@ const TIMED_PROMPT: u32 = 512;
 /// What is slower than the best by more than this will not be the best when it is measured again.
 const FAR: f64 = 0.1;
 
-/// How often that which is near to the best is measured again, at most: as the time given allows.
-const AGAIN: u32 = 2;
+/// Rounds in which that which is near to the best is measured again, as the time given allows: how much slower it may be. What was
+/// measured once may have had a slow spell, which on a machine that others use is easily [`FAR`]; what was measured often has not.
+const AGAIN: [f64; 6] = [2.0 * FAR, 2.0 * FAR, FAR, FAR, FAR, FAR];
 
-/// A search that is under way: one number is varied after the other, from what is usual; then the best ones are measured once more
-/// in turn, so that no fast or slow spell of the machine decides.
+/// A search that is under way: one number is varied after the other, from what is usual; then the best ones are measured several
+/// times more in turn, so that no fast or slow spell of the machine decides.
 pub(super) struct Search {
     pub subject: Subject,
     pub aim: Aim,
@@ -74,8 +75,8 @@ impl Search {
             }
             self.prefill(best, micro_batch)?;
         }
-        for _ in 0..AGAIN {
-            self.again()?;
+        for far in AGAIN {
+            self.again(far)?;
         }
         let Some(best) = choice::best(self.aim, &self.candidates()?) else {
             let times = self.record.ways().into_iter().flat_map(|way| self.record.steps(way)).map(|step| step.time);
@@ -243,13 +244,13 @@ impl Search {
         Ok(candidates)
     }
 
-    /// Measures what is near to the best once more, as far as there is time.
-    fn again(&mut self) -> Result<(), TunerError> {
+    /// Measures what is slower than the best by no more than a share of it once more, as far as there is time.
+    fn again(&mut self, far: f64) -> Result<(), TunerError> {
         let candidates = self.candidates()?;
         let Some(best) = choice::best(self.aim, &candidates) else { return Ok(()) };
         // One that takes a little longer than it may could have had a slow spell.
-        let may_keep = |one: &&Candidate| self.aim.gap.is_none_or(|gap| one.step.time <= gap.mul_f64(1.0 + FAR));
-        let near = |one: &&Candidate| may_keep(one) && one.rate(self.aim) >= best.rate(self.aim) * (1.0 - FAR);
+        let may_keep = |one: &&Candidate| self.aim.gap.is_none_or(|gap| one.step.time <= gap.mul_f64(1.0 + far));
+        let near = |one: &&Candidate| may_keep(one) && one.rate(self.aim) >= best.rate(self.aim) * (1.0 - far);
         let near: Vec<Candidate> = candidates.iter().filter(near).copied().collect();
         for way in self.record.ways() {
             let mut widths: Vec<u32> = near.iter().filter(|one| one.way == way).map(|one| one.step.sequences).collect();
