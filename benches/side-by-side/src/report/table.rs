@@ -79,6 +79,10 @@ fn line(first: &str, cells: impl Iterator<Item = String>) -> String {
 }
 
 fn tokens(report: &Report) -> String {
+    // No outputs were compared where no side was there to compare them with.
+    if report.differences.is_empty() {
+        return String::new();
+    }
     let mut text = format!(
         "\n### Tokens\n\nOutputs with a token that {REFERENCE} has not ({SERVED_REFERENCE} where requests are served as they come), of all outputs:\n\n"
     );
@@ -111,5 +115,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
+        let nothing_compared = Report { differences: Vec::new(), ..report() };
+        assert!(!all(&nothing_compared).contains("### Tokens"));
     }
 }
