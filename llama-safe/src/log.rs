@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_void};
+#[cfg(feature = "tracing")]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use llama_sys as sys;
@@ -89,11 +90,7 @@ unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: 
     }
     // SAFETY: llama.cpp passes a terminated string that lives for the call.
     let text = unsafe { CStr::from_ptr(text) };
-    // A panic of a `tracing` subscriber must not unwind through C++; there is nobody here to tell about it.
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| record(level, &text.to_string_lossy()))) {
-        // Its own drop might panic as well.
-        std::mem::forget(panic);
-    }
+    record(level, &text.to_string_lossy());
 }
 
 fn record(level: sys::ggml_log_level, text: &str) {
@@ -140,8 +137,18 @@ pub(crate) fn tell(line: &str) {
     emit(sys::GGML_LOG_LEVEL_INFO, line);
 }
 
+/// Gives a line to the `tracing` subscriber. A panic of it goes no further: not through C++, nor out of a call that only wanted to
+/// tell something. There is nobody here to tell about it.
 #[cfg(feature = "tracing")]
 fn emit(level: sys::ggml_log_level, line: &str) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| event(level, line))) {
+        // Its own drop might panic as well.
+        std::mem::forget(panic);
+    }
+}
+
+#[cfg(feature = "tracing")]
+fn event(level: sys::ggml_log_level, line: &str) {
     match level {
         sys::GGML_LOG_LEVEL_ERROR => tracing::error!(target: "llama.cpp", "{line}"),
         sys::GGML_LOG_LEVEL_WARN => tracing::warn!(target: "llama.cpp", "{line}"),

@@ -26,7 +26,7 @@ const STEPS: [Step; 5] = [
     ("test without kernels", &WITHOUT_KERNELS, Some(("LLAMA_KERNELS", "off"))),
 ];
 
-const WITHOUT_KERNELS: [&str; 17] = [
+const WITHOUT_KERNELS: [&str; 19] = [
     "test",
     "--test",
     "batch",
@@ -36,6 +36,8 @@ const WITHOUT_KERNELS: [&str; 17] = [
     "equivalence",
     "--test",
     "kernels",
+    "--test",
+    "log",
     "--test",
     "memory_estimate",
     "--test",
