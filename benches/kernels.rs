@@ -1,5 +1,5 @@
-//! The kernels for small batches against llama.cpp's own: all matrices of a model multiplied by so many columns, the two in
-//! turn, beside what the machine allows. Prints a table.
+//! The kernels for small batches against llama.cpp's own: all matrices of a model multiplied by so many columns, and experts of a
+//! layer by so many tokens, the two in turn, beside what the machine allows. Prints a table.
 //!
 //! A harness of its own: criterion measures one after the other, and what the machine does besides would meet only one of them.
 
@@ -28,22 +28,55 @@ struct Shape {
 }
 
 impl Shape {
-    /// Rows of each matrix, and the length of a row.
-    fn matrices(&self) -> Vec<(usize, usize)> {
+    fn matrices(&self) -> Vec<Matrix> {
         let Self { width, kv_width, feed_forward, .. } = *self;
+        let one = |rows, width| Matrix { rows, width, experts: None };
         let layer = [
-            (width, width),
-            (kv_width, width),
-            (kv_width, width),
-            (width, width),
-            (feed_forward, width),
-            (feed_forward, width),
-            (width, feed_forward),
+            one(width, width),
+            one(kv_width, width),
+            one(kv_width, width),
+            one(width, width),
+            one(feed_forward, width),
+            one(feed_forward, width),
+            one(width, feed_forward),
         ];
         let mut all = layer.repeat(self.layers);
-        all.push((self.vocabulary, width));
+        all.push(one(self.vocabulary, width));
         all
     }
+}
+
+#[derive(Clone, Copy)]
+struct Matrix {
+    rows: usize,
+    width: usize,
+    /// Where there is one for each expert.
+    experts: Option<Experts>,
+}
+
+#[derive(Clone, Copy)]
+struct Experts {
+    count: usize,
+    /// Those that a token is multiplied with.
+    chosen: usize,
+    /// Columns of a token: one for all of them, or one for each.
+    inputs: usize,
+}
+
+impl Matrix {
+    fn weights(&self) -> usize {
+        self.rows * self.width * self.experts.map_or(1, |experts| experts.count)
+    }
+
+    fn inputs(&self) -> usize {
+        self.experts.map_or(1, |experts| experts.inputs)
+    }
+}
+
+/// The experts of a layer of OLMoE.
+fn experts() -> Vec<Matrix> {
+    let of = |rows, width, inputs| Matrix { rows, width, experts: Some(Experts { count: 64, chosen: 8, inputs }) };
+    vec![of(1024, 2048, 1), of(1024, 2048, 1), of(2048, 1024, 8)]
 }
 
 /// The 135M shape.
@@ -53,7 +86,7 @@ const WIDE: Shape = Shape { layers: 8, width: 1024, kv_width: 256, feed_forward:
 
 /// Matrices in a buffer type, and a graph that multiplies them all.
 struct Matrices {
-    tensors: Vec<NonNull<sys::ggml_tensor>>,
+    tensors: Vec<(Matrix, NonNull<sys::ggml_tensor>)>,
 }
 
 /// A context that describes tensors. What is made here lives until the program ends.
@@ -81,35 +114,59 @@ fn allocate(kind: sys::ggml_backend_buffer_type_t, tensor: *mut sys::ggml_tensor
 }
 
 impl Matrices {
-    fn new(shape: &Shape, format: sys::ggml_type, kind: sys::ggml_backend_buffer_type_t, weights: &[u8]) -> Self {
-        let context = context(shape.matrices().len());
-        let one = |(rows, width)| {
+    fn new(matrices: &[Matrix], format: sys::ggml_type, kind: sys::ggml_backend_buffer_type_t, weights: &[u8]) -> Self {
+        let context = context(matrices.len());
+        let one = |matrix: &Matrix| {
+            let [width, rows, count] =
+                [matrix.width, matrix.rows, matrix.experts.map_or(1, |experts| experts.count)].map(|size| size as i64);
             // SAFETY: there is room for as many tensors, and `weights` are those of the largest.
             unsafe {
-                let tensor = sys::ggml_new_tensor_2d(context, format, width as i64, rows as i64);
+                let tensor = sys::ggml_new_tensor_3d(context, format, width, rows, count);
                 allocate(kind, tensor);
                 let size = sys::ggml_nbytes(tensor);
                 sys::ggml_backend_tensor_set(tensor, weights[..size].as_ptr().cast(), 0, size);
-                NonNull::new(tensor).expect("room")
+                (*matrix, NonNull::new(tensor).expect("room"))
             }
         };
-        Self { tensors: shape.matrices().into_iter().map(one).collect() }
+        Self { tensors: matrices.iter().map(one).collect() }
     }
 
-    /// A graph of all of them times so many columns.
-    fn graph(&self, columns: usize, values: &[f32]) -> *mut sys::ggml_cgraph {
-        let context = context(3 * self.tensors.len());
+    /// A graph of all of them times so many tokens. Experts are chosen at random, the same in each graph.
+    fn graph(&self, tokens: usize, values: &[f32]) -> *mut sys::ggml_cgraph {
+        let context = context(4 * self.tensors.len());
+        let mut random = ChaCha8Rng::seed_from_u64(2);
         // SAFETY: all tensors live, and there is room for as many more; inputs are as long as what is written.
         unsafe {
-            let graph = sys::ggml_new_graph_custom(context, 2 * self.tensors.len(), false);
+            let graph = sys::ggml_new_graph_custom(context, 4 * self.tensors.len(), false);
             let kind = sys::ggml_backend_cpu_buffer_type();
-            for tensor in &self.tensors {
-                let width = (*tensor.as_ptr()).ne[0];
-                let input = sys::ggml_new_tensor_2d(context, sys::GGML_TYPE_F32, width, columns as i64);
-                allocate(kind, input);
-                let size = sys::ggml_nbytes(input);
-                sys::ggml_backend_tensor_set(input, values.as_ptr().cast::<c_void>(), 0, size);
-                let product = sys::ggml_mul_mat(context, tensor.as_ptr(), input);
+            let set = |tensor, from: *const c_void| {
+                allocate(kind, tensor);
+                sys::ggml_backend_tensor_set(tensor, from, 0, sys::ggml_nbytes(tensor));
+            };
+            for (matrix, tensor) in &self.tensors {
+                let [width, inputs] = [matrix.width, matrix.inputs()].map(|size| size as i64);
+                let product = match matrix.experts {
+                    None => {
+                        let input = sys::ggml_new_tensor_2d(context, sys::GGML_TYPE_F32, width, tokens as i64);
+                        set(input, values.as_ptr().cast());
+                        sys::ggml_mul_mat(context, tensor.as_ptr(), input)
+                    }
+                    Some(Experts { count, chosen, .. }) => {
+                        let input = sys::ggml_new_tensor_3d(context, sys::GGML_TYPE_F32, width, inputs, tokens as i64);
+                        set(input, values.as_ptr().cast());
+                        let mut all: Vec<i32> = (0..count as i32).collect();
+                        let mut ids = Vec::new();
+                        for _ in 0..tokens {
+                            for at in 0..chosen {
+                                all.swap(at, at + random.next_u32() as usize % (count - at));
+                            }
+                            ids.extend_from_slice(&all[..chosen]);
+                        }
+                        let chosen = sys::ggml_new_tensor_2d(context, sys::GGML_TYPE_I32, chosen as i64, tokens as i64);
+                        set(chosen, ids.as_ptr().cast());
+                        sys::ggml_mul_mat_id(context, tensor.as_ptr(), input, chosen)
+                    }
+                };
                 allocate(kind, product);
                 sys::ggml_build_forward_expand(graph, product);
             }
@@ -158,9 +215,9 @@ fn median(mut times: Vec<Duration>) -> f64 {
 }
 
 /// The shortest time in which Q8_0 matrices of a shape could be multiplied on this machine.
-fn print_limits(set: &str, threads: usize, shape: &Shape) {
+fn print_limits(set: &str, threads: usize, matrices: &[Matrix]) {
     let (speed, products) = (limits::bytes_a_second(threads), limits::products_a_second(set, threads));
-    let weights: usize = shape.matrices().into_iter().map(|(rows, width)| rows * width).sum();
+    let weights: usize = matrices.iter().map(Matrix::weights).sum();
     let weights = weights as f64;
     let reading = weights * 34.0 / 32.0 / speed;
     print!("| the least for Q8_0 |");
@@ -193,37 +250,34 @@ fn main() {
     let mut numbers = |count: usize| -> Vec<f32> {
         (0..count).map(|_| random.next_u32() as f32 / (1_u32 << 31) as f32 - 1.0).collect()
     };
-    let values = numbers(COLUMNS[COLUMNS.len() - 1] * WIDE.feed_forward);
-    for (name, format, shape) in [
-        ("Q8_0", sys::GGML_TYPE_Q8_0, &NARROW),
-        ("Q4_0", sys::GGML_TYPE_Q4_0, &NARROW),
-        ("Q4_K", sys::GGML_TYPE_Q4_K, &WIDE),
-        ("Q5_K", sys::GGML_TYPE_Q5_K, &WIDE),
-        ("Q6_K", sys::GGML_TYPE_Q6_K, &WIDE),
+    let (narrow, wide, experts) = (NARROW.matrices(), WIDE.matrices(), experts());
+    let widest =
+        [&narrow, &wide, &experts].into_iter().flatten().map(|one| one.width * one.inputs()).max().unwrap_or(0);
+    let values = numbers(COLUMNS[COLUMNS.len() - 1] * widest);
+    print_limits(&set, threads, &narrow);
+    for (name, format, matrices) in [
+        ("Q8_0", sys::GGML_TYPE_Q8_0, &narrow),
+        ("Q4_0", sys::GGML_TYPE_Q4_0, &narrow),
+        ("Q4_K", sys::GGML_TYPE_Q4_K, &wide),
+        ("Q5_K", sys::GGML_TYPE_Q5_K, &wide),
+        ("Q6_K", sys::GGML_TYPE_Q6_K, &wide),
+        ("experts in Q8_0", sys::GGML_TYPE_Q8_0, &experts),
+        ("experts in Q4_K", sys::GGML_TYPE_Q4_K, &experts),
+        ("experts in Q6_K", sys::GGML_TYPE_Q6_K, &experts),
     ] {
-        let largest = shape.vocabulary * shape.width;
-        if name == "Q8_0" {
-            print_limits(&set, threads, shape);
-        }
-        let from = numbers(largest);
-        // SAFETY: there is room for all rows, and no format here needs an importance matrix.
+        let from = numbers(matrices.iter().map(Matrix::weights).max().unwrap_or(0));
+        // As one row: blocks do not know of rows.
+        let width = from.len() as i64;
+        // SAFETY: there is room for all of it, a whole number of blocks; and no format here needs an importance matrix.
         let weights = unsafe {
-            let mut weights = vec![0_u8; sys::ggml_row_size(format, shape.width as i64) * shape.vocabulary];
-            let (rows, width) = (shape.vocabulary as i64, shape.width as i64);
-            sys::ggml_quantize_chunk(
-                format,
-                from.as_ptr(),
-                weights.as_mut_ptr().cast(),
-                0,
-                rows,
-                width,
-                std::ptr::null(),
-            );
+            let mut weights = vec![0_u8; sys::ggml_row_size(format, width)];
+            let to = weights.as_mut_ptr().cast();
+            sys::ggml_quantize_chunk(format, from.as_ptr(), to, 0, 1, width, std::ptr::null());
             weights
         };
         // SAFETY: the kernels are in use.
-        let ours = Matrices::new(shape, format, unsafe { sys::kernels_buffer_type() }, &weights);
-        let theirs = Matrices::new(shape, format, stock(format), &weights);
+        let ours = Matrices::new(matrices, format, unsafe { sys::kernels_buffer_type() }, &weights);
+        let theirs = Matrices::new(matrices, format, stock(format), &weights);
         print!("| {name} |");
         for columns in COLUMNS {
             let (ours, theirs) = (ours.graph(columns, &values), theirs.graph(columns, &values));

@@ -125,6 +125,63 @@ fn products_of_any_shape_are_exact() {
         .unwrap();
 }
 
+/// Tokens that choose matrices, each as many: one product for each choice, of the token's column or of the choice's own. Each is
+/// compared with that column and that matrix alone, so whoever else chose the matrix changes no bit.
+fn check_chosen(
+    format: Format,
+    (rows, matrices, chosen): (usize, usize, usize),
+    (tokens, own_columns): (usize, bool),
+    threads: usize,
+    seed: u64,
+) {
+    let what = format!(
+        "{format:?}, {rows} rows, {chosen} of {matrices} matrices, {tokens} tokens, own columns: {own_columns}, {threads} threads"
+    );
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let width = 2 * format.step();
+    let weights = weights(format, width, rows * matrices, &mut random);
+    let inputs = if own_columns { chosen } else { 1 };
+    let columns = columns(width * inputs * tokens, &mut random);
+    // Some are chosen twice by one token, some by nobody.
+    let ids: Vec<i32> = (0..tokens * chosen).map(|_| (random.next_u32() as usize % matrices) as i32).collect();
+    let held = Held::of(format.of_ggml(), width, rows, matrices, &weights);
+    let got = held.multiply_chosen(&columns, inputs, &ids, chosen, threads);
+    let of_matrix: Vec<_> = weights.chunks(weights.len() / matrices).collect();
+    let of_choice = |choice: usize| {
+        let column = choice / chosen * inputs + choice % chosen % inputs;
+        format.products(of_matrix[ids[choice] as usize], width, &columns[column * width..][..width])
+    };
+    let want: Vec<f32> = (0..ids.len()).flat_map(of_choice).collect();
+    assert_same_bits(&got, &want, &what);
+    assert_eq!(held.read(0, weights.len()), weights, "{what}: weights as they were");
+}
+
+#[test]
+fn products_of_chosen_matrices_are_exact() {
+    if kernels().is_none() {
+        return assert!(are_off());
+    }
+    // SAFETY: reads a number.
+    let count = || unsafe { sys::kernels_multiplications() };
+    let before = count();
+    for format in FORMATS {
+        for (index, tokens) in [1, 2, 3, 9, 40, 130].into_iter().enumerate() {
+            let tokens = if is_leak_check() { tokens.min(3) } else { tokens };
+            let shape = ([16, 5, 33, 64, 17, 1][index], [1, 4, 8, 3, 7, 2][index], [1, 2, 2, 3, 4, 2][index]);
+            check_chosen(format, shape, (tokens, index % 2 == 1), 1 + index % 3, index as u64);
+        }
+    }
+    assert_eq!(count(), before + 6 * FORMATS.len() as u64);
+    let shapes = (0..FORMATS.len(), (1..40_usize, 1..9_usize, 1..5_usize), (1..30_usize, any::<bool>()), 1..5_usize);
+    let config = Config { failure_persistence: None, ..Config::with_cases(if is_leak_check() { 3 } else { 40 }) };
+    TestRunner::new(config)
+        .run(&(shapes, any::<u64>()), |((format, shape, tokens, threads), seed)| {
+            check_chosen(FORMATS[format], shape, tokens, threads, seed);
+            Ok(())
+        })
+        .unwrap();
+}
+
 /// The largest sums that can be: nothing overflows on the way to 32 bits.
 #[test]
 fn the_largest_products_are_exact() {
@@ -180,9 +237,9 @@ fn parts_are_written_and_read() {
     }
     let mut random = ChaCha8Rng::seed_from_u64(4);
     for format in FORMATS {
-        let (width, rows) = (format.step(), 35);
-        let mut want = weights(format, width, rows, &mut random);
-        let held = Held::with(format.of_ggml(), width, rows, &want);
+        let (width, rows, matrices) = (format.step(), 19, 2);
+        let mut want = weights(format, width, rows * matrices, &mut random);
+        let held = Held::of(format.of_ggml(), width, rows, matrices, &want);
         for _ in 0..30 {
             let from = random.next_u32() as usize % want.len();
             let length = random.next_u32() as usize % (want.len() - from) + 1;
@@ -553,7 +610,7 @@ fn every_architecture_computes_what_it_does_without() {
         let outputs = if encodes { context.encode(&mut batch) } else { context.decode(&mut batch) }.ok()?;
         slots.into_iter().map(|slot| Some(outputs.get(slot).ok()?.to_vec())).collect()
     };
-    let mut compared = Vec::new();
+    let (mut compared, mut with_experts) = (Vec::new(), 0);
     for name in if is_leak_check() { &["llama", "gemma3n"] } else { ARCHITECTURES } {
         let made = architectures::architecture(name).is_ok_and(|model| {
             model.save(&plain).is_ok() && quantize(&plain, &small, &QuantizeParams::new(Quantization::Q8_0)).is_ok()
@@ -569,6 +626,7 @@ fn every_architecture_computes_what_it_does_without() {
                 // Another order of rounding, which random recurrent layers (rwkv7) amplify; something else would be near 1.
                 assert!(error < 1.0e-2, "{name}: {error}");
                 compared.push(*name);
+                with_experts += usize::from(on.kernel_tensors().iter().any(|name| name.contains("_exps.weight")));
             }
             (with, without) => assert_eq!(with.is_some(), without.is_some(), "{name}"),
         }
@@ -576,6 +634,6 @@ fn every_architecture_computes_what_it_does_without() {
     for path in [plain, small] {
         std::fs::remove_file(path).unwrap();
     }
-    println!("{} architectures: {}", compared.len(), compared.join(" "));
-    assert!(is_leak_check() || compared.len() > 110, "{compared:?}");
+    println!("{} architectures, {with_experts} with experts: {}", compared.len(), compared.join(" "));
+    assert!(is_leak_check() || compared.len() > 110 && with_experts > 40, "{with_experts}, {compared:?}");
 }

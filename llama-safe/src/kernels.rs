@@ -61,9 +61,9 @@ impl Share {
         params
     }
 
-    /// Whether this is a matrix that the kernels have a form for, and may have.
+    /// Whether this is a matrix, or one for each expert, that the kernels have a form for, and may have.
     fn takes(self, tensor: &Tensor) -> bool {
-        let [columns, _, 1, 1] = tensor.shape else { return false };
+        let [columns, _, _, 1] = tensor.shape else { return false };
         let Ok(columns) = i64::try_from(columns) else { return false };
         let is_allowed = self.matrices && (self.embedding || tensor.name != "token_embd.weight");
         // SAFETY: compares numbers with a table.

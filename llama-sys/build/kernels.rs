@@ -33,7 +33,7 @@ fn try_build(config: &Config, source: &Path) -> Result<(), String> {
     let first_line = |error: cc::Error| error.to_string().lines().next().unwrap_or_default().to_owned();
     let mut common = compiler(config, source);
     common.define("KERNELS_X86", None);
-    for file in ["kernels", "trial", "buffer_type", "attention_op", "processor", "plain"] {
+    for file in ["kernels", "trial", "buffer_type", "layout", "multiply", "attention_op", "processor", "plain"] {
         common.file(format!("kernels/{file}.cpp"));
     }
     // It uses what the others define: linkers want it before them.

@@ -1,4 +1,4 @@
-// The buffer type of rearranged weights, the multiplication with them, and the way in for attention.
+// The buffer type of rearranged weights, and the way in for what is computed with them and for attention.
 #pragma once
 
 #include "attention.h"
@@ -17,10 +17,6 @@ void take_out();
 // NULL before plug_in().
 ggml_backend_buffer_type_t buffer_type();
 
-// The format that a matrix of `columns` weights in each of its rows would be kept in; NULL if it is not one of them.
-const Format * format_of(ggml_type type, int64_t columns);
-
-uint64_t multiplications();
 uint64_t attentions();
 
 void begin_load(kernels_load * load);

@@ -7,6 +7,8 @@
 
 #include "buffer_type.h"
 #include "ggml-cpu.h"
+#include "layout.h"
+#include "multiply.h"
 #include "processor.h"
 #include "trial.h"
 

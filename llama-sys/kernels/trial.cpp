@@ -10,6 +10,7 @@
 #include "ggml-alloc.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
+#include "multiply.h"
 
 namespace kernels {
 namespace {
@@ -76,36 +77,47 @@ void set(ggml_tensor * tensor, const std::vector<T> & data) {
     ggml_backend_tensor_set(tensor, data.data(), 0, ggml_nbytes(tensor));
 }
 
-bool multiplies(const Format & format) {
+// Whether columns are multiplied with a matrix, or with two of which each column has both, in turn the one or the other first.
+bool multiplies(const Format & format, int64_t matrices) {
     constexpr int64_t ROWS = 17, COLUMNS = 3;
     const int64_t width = 2 * format.block_weights;
-    std::vector<float> values = waves(width * ROWS, 1), output;
+    const int64_t rows_in_all = ROWS * matrices;
+    std::vector<float> values = waves(width * rows_in_all, 1), output;
     const std::vector<float> input = waves(width * COLUMNS, 7);
-    std::vector<char> rows(ggml_row_size(format.type, width) * ROWS);
-    ggml_quantize_chunk(format.type, values.data(), rows.data(), 0, ROWS, width, nullptr);
-    ggml_get_type_traits(format.type)->to_float(rows.data(), values.data(), width * ROWS);
+    std::vector<char> rows(ggml_row_size(format.type, width) * rows_in_all);
+    ggml_quantize_chunk(format.type, values.data(), rows.data(), 0, rows_in_all, width, nullptr);
+    ggml_get_type_traits(format.type)->to_float(rows.data(), values.data(), width * rows_in_all);
+    std::vector<int32_t> chosen(matrices * COLUMNS);
+    for (size_t i = 0; i < chosen.size(); i++) {
+        chosen[i] = static_cast<int32_t>((i + i / matrices) % matrices);
+    }
 
     Graph graph;
     if (!graph.is_whole()) {
         return false;
     }
-    ggml_tensor * weights = ggml_new_tensor_2d(graph.weights.get(), format.type, width, ROWS);
-    ggml_tensor * columns = ggml_new_tensor_2d(graph.rest.get(), GGML_TYPE_F32, width, COLUMNS);
-    ggml_tensor * product = ggml_mul_mat(graph.rest.get(), weights, columns);
+    ggml_context * rest = graph.rest.get();
+    ggml_tensor * weights = ggml_new_tensor_3d(graph.weights.get(), format.type, width, ROWS, matrices);
+    ggml_tensor * columns = ggml_new_tensor_3d(rest, GGML_TYPE_F32, width, 1, COLUMNS);
+    ggml_tensor * ids = ggml_new_tensor_2d(rest, GGML_TYPE_I32, matrices, COLUMNS);
+    ggml_tensor * product = matrices == 1 ? ggml_mul_mat(rest, weights, columns) : ggml_mul_mat_id(rest, weights, columns, ids);
     if (!graph.allocate()) {
         return false;
     }
     set(weights, rows);
     set(columns, input);
+    set(ids, chosen);
     const uint64_t before = multiplications();
     if (!graph.compute(product, output) || multiplications() != before + 1) {
         return false;
     }
-    for (int64_t c = 0; c < COLUMNS; c++) {
+    for (size_t c = 0; c < chosen.size(); c++) {
+        const float * column = input.data() + c / matrices * width;
         for (int64_t r = 0; r < ROWS; r++) {
+            const float * row = values.data() + (chosen[c] * ROWS + r) * width;
             double exact = 0, most = 0;
             for (int64_t k = 0; k < width; k++) {
-                const double one = static_cast<double>(values[r * width + k]) * input[c * width + k];
+                const double one = static_cast<double>(row[k]) * column[k];
                 exact += one;
                 most += std::fabs(one);
             }
@@ -177,7 +189,7 @@ bool attends() {
 
 bool all_work(const Format * formats) {
     for (const Format * format = formats; format->block_weights != 0; format++) {
-        if (!multiplies(*format)) {
+        if (!multiplies(*format, 1) || !multiplies(*format, 2)) {
             return false;
         }
     }

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use llama_sys as sys;
 
-/// A matrix that the kernels hold.
+/// A matrix that the kernels hold, or several of one shape.
 pub struct Held {
     context: NonNull<sys::ggml_context>,
     buffer: NonNull<sys::ggml_backend_buffer>,
@@ -32,29 +32,30 @@ fn context() -> NonNull<sys::ggml_context> {
 }
 
 impl Held {
-    /// `rows` rows of `columns` weights, all zero.
-    pub fn new(format: sys::ggml_type, columns: usize, rows: usize) -> Self {
+    /// Matrices of `rows` rows of `columns` weights, in the file's form.
+    pub fn of(format: sys::ggml_type, columns: usize, rows: usize, matrices: usize, weights: &[u8]) -> Self {
         let context = context();
         // SAFETY: the context lives, and describes tensors alone; the buffer is as large as the buffer type says that the tensor
         // is, and begins where it may.
         unsafe {
             let kind = sys::kernels_buffer_type();
             assert!(!kind.is_null(), "the kernels are in use");
-            let tensor = sys::ggml_new_tensor_2d(context.as_ptr(), format, columns as i64, rows as i64);
+            let [columns, rows, matrices] = [columns, rows, matrices].map(|size| size as i64);
+            let tensor = sys::ggml_new_tensor_3d(context.as_ptr(), format, columns, rows, matrices);
             let size = sys::ggml_backend_buft_get_alloc_size(kind, tensor);
             let buffer = NonNull::new(sys::ggml_backend_buft_alloc_buffer(kind, size)).expect("memory");
             sys::ggml_backend_buffer_clear(buffer.as_ptr(), 0xaa);
             let base = sys::ggml_backend_buffer_get_base(buffer.as_ptr());
             assert_eq!(sys::ggml_backend_tensor_alloc(buffer.as_ptr(), tensor, base), sys::GGML_STATUS_SUCCESS);
-            Self { context, buffer, tensor: NonNull::new(tensor).expect("room for it") }
+            let held = Self { context, buffer, tensor: NonNull::new(tensor).expect("room for it") };
+            held.write(0, weights);
+            held
         }
     }
 
-    /// The same with these weights, in the file's form.
+    /// One matrix.
     pub fn with(format: sys::ggml_type, columns: usize, rows: usize, weights: &[u8]) -> Self {
-        let held = Self::new(format, columns, rows);
-        held.write(0, weights);
-        held
+        Self::of(format, columns, rows, 1, weights)
     }
 
     fn bytes(&self) -> usize {
@@ -89,6 +90,36 @@ impl Held {
                 let input = sys::ggml_new_tensor_3d(context, sys::GGML_TYPE_F32, width, count, planes as i64);
                 (input, sys::ggml_mul_mat(context, self.tensor.as_ptr(), input))
             })
+        }
+    }
+
+    /// Tokens multiplied with the matrices that they chose: `[tokens, chosen, rows]`, of `[tokens, chosen]` numbers of matrices and
+    /// of `[tokens, inputs, width]` columns. These are one for each number, or fewer that go round.
+    pub fn multiply_chosen(
+        &self,
+        columns: &[f32],
+        inputs: usize,
+        ids: &[i32],
+        chosen: usize,
+        threads: usize,
+    ) -> Vec<f32> {
+        let (chosen, tokens) = (chosen as i64, (ids.len() / chosen) as i64);
+        // SAFETY: as above; the numbers of matrices lie in a tensor of their own, which is set before anything is computed.
+        unsafe {
+            let width = (*self.tensor.as_ptr()).ne[0];
+            let context = context();
+            let numbers = sys::ggml_new_tensor_2d(context.as_ptr(), sys::GGML_TYPE_I32, chosen, tokens);
+            let kind = sys::ggml_backend_cpu_buffer_type();
+            let buffer =
+                NonNull::new(sys::ggml_backend_alloc_ctx_tensors_from_buft(context.as_ptr(), kind)).expect("memory");
+            set(numbers, ids);
+            let result = self.compute(threads, columns, |context| {
+                let input = sys::ggml_new_tensor_3d(context, sys::GGML_TYPE_F32, width, inputs as i64, tokens);
+                (input, sys::ggml_mul_mat_id(context, self.tensor.as_ptr(), input, numbers))
+            });
+            sys::ggml_backend_buffer_free(buffer.as_ptr());
+            sys::ggml_free(context.as_ptr());
+            result
         }
     }
 
