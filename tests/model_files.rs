@@ -6,9 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use batch_suite::architectures::experts_by_table;
 use batch_suite::{exact_params, is_leak_check, still_works};
 use fixtures::{Family, Llama, Weights};
-use llama_safe::{Context, GgufError, LoadError, LoadMode, Model, ModelParams, OverrideError};
+use llama_safe::{Context, GgufError, LoadError, LoadMode, MetadataValue, Model, ModelParams, OverrideError, Token};
 use proptest::prelude::*;
 
 /// A place for this test binary's files.
@@ -72,6 +73,32 @@ fn files_that_are_no_models() {
     let whole = path("after-garbage.gguf");
     std::fs::write(&whole, gguf()).unwrap();
     loads(&whole);
+}
+
+/// A table of experts is looked at before it is used: what it names is there.
+#[test]
+fn experts_by_table_are_there() {
+    let last = Token(fixtures::ARCHITECTURE_TOKENS as i32 - 1);
+    for id in [0, 3] {
+        let model = Model::from_bytes(&experts_by_table(id), &ModelParams::default()).unwrap();
+        let mut context = Context::new(&model, &exact_params().sequences(1)).unwrap();
+        let sequence = context.new_sequence().unwrap();
+        let mut batch = context.new_batch();
+        let slot = batch.prompt(&sequence, &[Token(0), Token(1), last]).unwrap();
+        let outputs = context.decode(&mut batch).unwrap();
+        assert!(outputs.get(slot).unwrap().iter().all(|logit| logit.is_finite()));
+    }
+    for id in [4, 1000, i32::MAX, -1, i32::MIN] {
+        let error = refused(&format!("experts-{id}.gguf"), &experts_by_table(id));
+        assert!(
+            matches!(&error, LoadError::Malformed(GgufError::Id { got, max: 3, .. }) if *got == i64::from(id)),
+            "{error}"
+        );
+    }
+    // As many as an override says.
+    let fewer = ModelParams::default().override_metadata("deepseek4.expert_count", MetadataValue::Number(2));
+    let error = Model::from_bytes(&experts_by_table(3), &fewer).map(drop).unwrap_err();
+    assert!(matches!(error, LoadError::Malformed(GgufError::Id { got: 3, max: 1, .. })), "{error}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! which is how they are found, and how a test sees that they are still needed.
 
 mod child;
+mod make;
 mod report;
 mod run;
 mod script;
@@ -14,8 +15,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use child::{Finding, child, compare};
+pub use make::{architecture, experts_by_table};
 pub use report::{Pair, contradictions, markdown};
-pub use run::{Outcome, architecture};
+pub use run::Outcome;
 
 /// The most that two rows may differ by and still count as equal.
 pub const MOST: f64 = 1e-6;

@@ -1,12 +1,11 @@
 //! Runs a script, and compares what it computes with the oracle.
 
-use fixtures::Weights;
-use fixtures::gguf::Tensor;
 use llama_safe::{
-    Context, ContextError, ContextParams, DecodeError, FlashAttention, KvType, MemoryKind, Model, ModelParams, Pooling,
-    Sequence, Token,
+    Context, ContextError, ContextParams, DecodeError, FlashAttention, KvType, MemoryKind, Model, Pooling, Sequence,
+    Token,
 };
 
+use super::make::architecture;
 use super::script::{Ask, COMMON, LENGTH, Script, Step, TEXTS};
 use crate::{nmse, params};
 
@@ -50,38 +49,6 @@ fn texts() -> Vec<Vec<Token>> {
     let common = texts[0][..COMMON as usize].to_vec();
     texts[TEXTS - 1][..COMMON as usize].copy_from_slice(&common);
     texts
-}
-
-/// The tiny model of an architecture.
-///
-/// # Errors
-///
-/// Why llama.cpp does not make it.
-pub fn architecture(name: &str) -> Result<Model, llama_safe::LoadError> {
-    let params = ModelParams::default();
-    let mut gguf = fixtures::architecture(name);
-    let mut tensors = Vec::new();
-    let made = Model::generate(&gguf.header(), &params, |tensor, values| {
-        fixtures::fill(tensor.name, tensor.shape, values);
-        tensors.push((tensor.name.to_owned(), tensor.shape.to_vec()));
-    });
-    let left_out = fixtures::left_out(name);
-    if left_out.is_empty() {
-        return made;
-    }
-    // The same as a file, without the tensors that its files have not.
-    drop(made);
-    for (name, shape) in tensors.into_iter().filter(|(name, _)| !left_out.iter().any(|part| name.contains(part))) {
-        gguf.add(Tensor { name, shape, weights: Weights::F32 });
-    }
-    let mut file = Vec::new();
-    let written = gguf.write(&mut file, |tensor, out| {
-        let mut values = vec![0.0; tensor.values() as usize];
-        fixtures::fill(&tensor.name, &tensor.shape, &mut values);
-        values.iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))
-    });
-    written.map_err(|source| llama_safe::LoadError::Buffer { source })?;
-    Model::from_bytes(&file, &params)
 }
 
 impl Subject {

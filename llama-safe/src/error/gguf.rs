@@ -141,6 +141,16 @@ pub enum GgufError {
         /// What it has to be.
         allowed: &'static str,
     },
+    /// A tensor of ids that names what is not there.
+    #[error("tensor {tensor:?} names number {got}, it may name 0 to {max}")]
+    Id {
+        /// The tensor.
+        tensor: String,
+        /// The id.
+        got: i64,
+        /// The largest there is; -1 if there are none.
+        max: i64,
+    },
     /// A tensor that is used and not there.
     #[error("models of architecture {architecture} need tensor {tensor:?}, which the file does not have")]
     MissingTensor {

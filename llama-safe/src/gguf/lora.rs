@@ -210,7 +210,7 @@ mod tests {
     }
 
     fn tensor(name: &str, shape: [u64; 4]) -> Tensor {
-        Tensor { name: name.to_owned(), shape, format: 0 }
+        Tensor { name: name.to_owned(), shape, ..Tensor::default() }
     }
 
     /// An adapter of rank 4 for one matrix.

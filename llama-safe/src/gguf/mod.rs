@@ -122,13 +122,15 @@ pub(crate) struct List {
 }
 
 /// An entry of the directory.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Tensor {
     pub(crate) name: String,
     /// ggml's order: the length of a row first; 1 where it has fewer dimensions.
     pub(crate) shape: [u64; 4],
     /// `enum ggml_type`.
     pub(crate) format: u32,
+    /// The least and the largest of its numbers, if it holds ids.
+    pub(crate) ids: Option<(i64, i64)>,
 }
 
 impl Tensor {

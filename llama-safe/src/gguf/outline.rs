@@ -26,8 +26,10 @@ impl Outline {
 
     /// The same of a model whose tensors no file lists, and which are all of 32 bits.
     pub(crate) fn of_shapes(header: &Header, shapes: &Shapes, vocabulary: u32) -> Option<Self> {
-        let mut tensors: Vec<Tensor> =
-            shapes.iter().map(|(name, shape)| Tensor { name: name.clone(), shape: *shape, format: F32 }).collect();
+        let mut tensors: Vec<Tensor> = shapes
+            .iter()
+            .map(|(name, shape)| Tensor { name: name.clone(), shape: *shape, format: F32, ids: None })
+            .collect();
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
         Self::write(header, &tensors, vocabulary)
     }

@@ -1,11 +1,12 @@
-//! The walk over a GGUF file's first part: bounded by the file's own length, reading ahead in pieces.
+//! The walk over a GGUF file's first part, and over the ids among its tensors: bounded by the file's own length, reading ahead
+//! in pieces.
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Seek, SeekFrom};
 
 use crate::error::GgufError;
-use crate::gguf::weights::tensor_bytes;
+use crate::gguf::weights::{id_bytes, tensor_bytes};
 use crate::gguf::{Header, Kind, List, TOKENS, Tensor, Value};
 
 /// Dimensions of a tensor (`GGML_MAX_DIMS`).
@@ -21,7 +22,7 @@ const MOST_NUMBERS_KEPT: u64 = 1024;
 /// What keys of the vocabulary begin with.
 const VOCABULARY: &str = "tokenizer.";
 
-/// Reads what a file says before its weights, from the file's start.
+/// Reads what a file says before its weights, from the file's start; and of its weights those that are ids.
 pub(crate) fn read_header(file: impl Read + Seek) -> Result<Header, GgufError> {
     let mut reader = Reader::new(file)?;
     let (tensors, pairs) = reader.start()?;
@@ -240,6 +241,7 @@ impl<F: Read + Seek> Reader<F> {
     fn directory(&mut self, count: u64, alignment: u64) -> Result<Vec<Tensor>, GgufError> {
         let mut tensors = Vec::with_capacity(count as usize);
         let mut names = HashSet::with_capacity(count as usize);
+        let mut of_ids = Vec::new();
         // Where the next tensor has to start, counted from the data's start.
         let mut end = 0_u64;
         for _ in 0..count {
@@ -264,7 +266,10 @@ impl<F: Read + Seek> Reader<F> {
             if !names.insert(name.clone()) {
                 return Err(GgufError::DuplicateTensor { tensor: name });
             }
-            tensors.push(Tensor { name, shape, format });
+            if let Some(width) = id_bytes(&name, format) {
+                of_ids.push((tensors.len(), offset, bytes, width));
+            }
+            tensors.push(Tensor { name, shape, format, ids: None });
         }
         // Each begins where the one before ends: the last one is the only one to look at. Its padding need not be there.
         let start = self.position.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
@@ -276,7 +281,27 @@ impl<F: Read + Seek> Reader<F> {
                 return Err(GgufError::OutsideFile { tensor: last.name.clone(), end: last_end, size: self.size });
             }
         }
+        for (index, offset, bytes, width) in of_ids {
+            self.skip("weights", start + offset - self.position)?;
+            tensors[index].ids = self.range(bytes, width)?;
+        }
         Ok(tensors)
+    }
+
+    /// The least and the largest of the whole numbers in the next bytes, `width` bytes each.
+    fn range(&mut self, bytes: u64, width: u64) -> Result<Option<(i64, i64)>, GgufError> {
+        let kind = if width == 4 { Kind::I32 } else { Kind::I64 };
+        let mut range: Option<(i64, i64)> = None;
+        let mut left = bytes;
+        while left > 0 {
+            let piece = left.min(Self::PIECE);
+            for id in self.take("a tensor of ids", piece)?.chunks_exact(width as usize) {
+                let id = whole(kind, id) as i64;
+                range = Some(range.map_or((id, id), |(least, most)| (least.min(id), most.max(id))));
+            }
+            left -= piece;
+        }
+        Ok(range)
     }
 }
 
@@ -438,6 +463,34 @@ mod tests {
     }
 
     /// Cut anywhere, it is refused, and reading never goes beyond the end.
+    #[test]
+    fn ids_are_read_to_their_end() {
+        use fixtures::gguf::{Gguf, Tensor};
+        const COUNT: usize = 50_000;
+        let mut gguf = Gguf::default();
+        for (name, length) in [("output.weight", 7), ("blk.0.ffn_gate_tid2eid.weight", COUNT), ("d2t", 3)] {
+            gguf.add(Tensor { name: name.to_owned(), shape: vec![length as u64], weights: Weights::F32 });
+        }
+        // More than is read at once, with the extremes at the ends and within.
+        for (least, most) in [(0, COUNT - 1), (COUNT - 1, 0), (20_000, 16_384)] {
+            let mut bytes = Vec::new();
+            let written = gguf.write(&mut bytes, |tensor, out| {
+                for at in 0..tensor.values() as usize {
+                    let id = if at == least { -7 } else { i32::from(at == most) * 1_000_000 };
+                    out.write_all(&id.to_le_bytes())?;
+                }
+                Ok(())
+            });
+            written.unwrap();
+            let name = b"tid2eid.weight";
+            let at = bytes.windows(name.len()).position(|window| window == name).unwrap() + name.len() + 4 + 8;
+            bytes[at] = 26;
+            let ids: Vec<_> = read(&bytes).unwrap().tensors.iter().map(|tensor| tensor.ids).collect();
+            // Of numbers that are no ids nothing is read.
+            assert_eq!(ids, [None, Some((-7, 1_000_000)), None]);
+        }
+    }
+
     #[test]
     fn cut_files() {
         let gguf = gguf();

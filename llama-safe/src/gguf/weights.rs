@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::error::GgufError;
-use crate::gguf::{Header, Tensor};
+use crate::gguf::{Header, Kind, TOKENS, Tensor, Value};
 
 /// Bytes of a block and values in it, for each `enum ggml_type` that files have. A test compares it with ggml.
 pub(crate) fn block(format: u32) -> Option<(u64, u64)> {
@@ -66,6 +66,7 @@ pub(crate) fn tensor_bytes(name: &str, shape: [u64; 4], format: u32) -> Result<u
 /// (binary-ops.cpp:135) or calls a kernel that is not there.
 pub(crate) fn check(header: &Header) -> Result<(), GgufError> {
     header.tensors.iter().try_for_each(check_format)?;
+    header.tensors.iter().try_for_each(|tensor| check_ids(header, tensor))?;
     // Without a directory all of them are made.
     if header.tensors.is_empty() { Ok(()) } else { check_needed(header) }
 }
@@ -143,12 +144,47 @@ fn check_format(tensor: &Tensor) -> Result<(), GgufError> {
     match role(&tensor.name) {
         Role::Numbers if tensor.format != F32 => refuse("F32"),
         Role::Matrix if !is_matrix_format(tensor.format) => refuse("a format that matrices are multiplied in"),
-        Role::Ids if ![26, 27].contains(&tensor.format) => refuse("I32 or I64"),
+        Role::Ids if ![I32, I64].contains(&tensor.format) => refuse("I32 or I64"),
         _ => Ok(()),
     }
 }
 
+/// Refuses ids of experts and of tokens that are not there: ggml looks them up while it computes, and aborts (ops.cpp:5363,
+/// ggml_compute_forward_get_rows; ops.cpp:5488, ggml_compute_forward_set_rows_impl).
+fn check_ids(header: &Header, tensor: &Tensor) -> Result<(), GgufError> {
+    let Some((least, most)) = tensor.ids else { return Ok(()) };
+    let number = |key: &str| {
+        let architecture = header.text("general.architecture").unwrap_or_default();
+        header.number(&format!("{architecture}.{key}"), Kind::U32).unwrap_or(0)
+    };
+    let count = match last_part(&tensor.name) {
+        // deepseek4.cpp:1291
+        "ffn_gate_tid2eid" => number("expert_count"),
+        // eagle3.cpp:318, dflash.cpp:842
+        "d2t" => match header.metadata.get(TOKENS) {
+            Some(Value::List(tokens)) => tokens.length.into(),
+            _ => number("vocab_size"),
+        },
+        _ => return Ok(()),
+    };
+    match [least, most].into_iter().find(|id| !(0..count).contains(&i128::from(*id))) {
+        None => Ok(()),
+        Some(got) => Err(GgufError::Id { tensor: tensor.name.clone(), got, max: count as i64 - 1 }),
+    }
+}
+
+/// Bytes of a number, of a tensor that holds ids.
+pub(crate) fn id_bytes(name: &str, format: u32) -> Option<u64> {
+    match format {
+        I32 if role(name) == Role::Ids => Some(4),
+        I64 if role(name) == Role::Ids => Some(8),
+        _ => None,
+    }
+}
+
 const F32: u32 = 0;
+const I32: u32 = 26;
+const I64: u32 = 27;
 
 /// What is done with a tensor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -170,12 +206,24 @@ const NUMBERS: &str = "token_types gamma ssm_a ssm_d ssm_conv1d ssm_conv1d_q ssm
      attn_sinks act layer_output_scale output_hc_scale hc_attn_scale hc_ffn_scale output_hc_base hc_attn_base hc_ffn_base";
 const IDS: &str = "d2t ffn_gate_tid2eid masked_embd_ordering";
 
-fn role(name: &str) -> Role {
-    let one_of = |names: &str, name: &str| names.split_whitespace().any(|one| one == name);
+/// A tensor's name without what it is of a part of the model, and that: `weight`, mostly.
+fn split(name: &str) -> (&str, &str) {
     let (stem, suffix) = name.rsplit_once('.').unwrap_or((name, ""));
     // `blk.0.ssm_a` has no suffix, `ffn.act.scales` one of its own.
     let stem = if ["weight", "bias", "scale", "input_scale", "scales"].contains(&suffix) { stem } else { name };
-    let last = stem.rsplit('.').next().unwrap_or(stem);
+    (stem, suffix)
+}
+
+/// The part of the model, without its layer.
+fn last_part(name: &str) -> &str {
+    let (stem, _) = split(name);
+    stem.rsplit('.').next().unwrap_or(stem)
+}
+
+fn role(name: &str) -> Role {
+    let one_of = |names: &str, name: &str| names.split_whitespace().any(|one| one == name);
+    let (stem, suffix) = split(name);
+    let last = last_part(name);
     if one_of(IDS, last) {
         Role::Ids
     } else if !["", "weight"].contains(&suffix) && stem != name || last.contains("norm") || one_of(NUMBERS, last) {
@@ -193,13 +241,13 @@ fn is_matrix_format(format: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gguf::Value;
+    use crate::gguf::List;
 
     /// A file of this architecture with these tensors, all of F32.
     fn checked(architecture: &str, names: &[&str]) -> Result<(), GgufError> {
         let mut header = Header::default();
         header.metadata.insert("general.architecture".to_owned(), Value::Text(architecture.to_owned()));
-        let tensor = |name: &&str| Tensor { name: (*name).to_owned(), shape: [8, 1, 1, 1], format: F32 };
+        let tensor = |name: &&str| Tensor { name: (*name).to_owned(), shape: [8, 1, 1, 1], ..Tensor::default() };
         header.tensors = names.iter().map(tensor).collect();
         check(&header)
     }
@@ -229,9 +277,43 @@ mod tests {
     }
 
     #[test]
+    fn ids_are_there() {
+        let checked = |name: &str, ids, tokens: bool| {
+            let mut header = Header::default();
+            header.metadata.insert("general.architecture".to_owned(), Value::Text("eagle3".to_owned()));
+            for (key, number) in [("eagle3.expert_count", 8), ("eagle3.vocab_size", 100)] {
+                header.metadata.insert(key.to_owned(), Value::Number(Kind::U32, number));
+            }
+            if tokens {
+                let list =
+                    List { of: Kind::Text, length: 50, numbers: Vec::new(), floats: Vec::new(), texts: Vec::new() };
+                header.metadata.insert(TOKENS.to_owned(), Value::List(list));
+            }
+            let tensor = Tensor { name: name.to_owned(), shape: [4, 1, 1, 1], format: I64, ids: Some(ids) };
+            header.tensors = vec![tensor];
+            check(&header)
+        };
+        for (name, tokens, count) in
+            [("blk.7.ffn_gate_tid2eid.weight", true, 8), ("d2t", true, 50), ("d2t", false, 100)]
+        {
+            checked(name, (0, count - 1), tokens).unwrap();
+            for (ids, wrong) in [((-1, 0), -1), ((0, count), count), ((i64::MIN, i64::MAX), i64::MIN)] {
+                let error = checked(name, ids, tokens).unwrap_err();
+                assert!(
+                    matches!(error, GgufError::Id { got, max, .. } if got == wrong && max == count - 1),
+                    "{name}: {error}"
+                );
+            }
+        }
+        // Read by nobody.
+        checked("masked_embd_ordering.weight", (-5, 1_000_000), true).unwrap();
+    }
+
+    #[test]
     fn formats_have_kernels() {
-        let format =
-            |name: &str, format: u32| check_format(&Tensor { name: name.to_owned(), shape: [256, 1, 1, 1], format });
+        let format = |name: &str, format: u32| {
+            check_format(&Tensor { name: name.to_owned(), shape: [256, 1, 1, 1], format, ids: None })
+        };
         for (name, good, bad) in [
             ("blk.0.attn_q.weight", [0, 1, 8, 12, 30, 39], [9, 15, 24, 26, 27, 28]),
             ("token_embd.weight", [0, 1, 2, 14, 30, 42], [9, 15, 24, 26, 27, 28]),

@@ -4,7 +4,8 @@ use std::ffi::{CStr, c_char};
 use std::path::{Path, PathBuf};
 use std::ptr;
 
-use fixtures::{Bert, Llama, Weights};
+use batch_suite::architectures::experts_by_table;
+use fixtures::{ARCHITECTURE_TOKENS, Bert, Llama, Weights};
 use llama_safe::{Context, LoadMode, MetadataValue, Model, ModelParams, Quantization, QuantizeParams, quantize};
 use llama_sys::*;
 
@@ -155,6 +156,20 @@ pub const ROWS: &[Row] = &[
             attempt: |_| {
                 told(Model::from_bytes(&of_integers("blk.0.attn_q.weight"), &ModelParams::default()).map(drop))
             },
+        },
+    },
+    Row {
+        group: Group::ModelFiles,
+        name: "an_expert_that_is_not_there",
+        done: "a table of the experts of each token names number 4 of four",
+        functions: &["llama_decode", "llama_model_load_from_file"],
+        operation: "none: it is asserted, in the first decode of that token",
+        outcome: Outcome::Assertion { at: "ops.cpp:5363", says: "GGML_ASSERT(i01 >= 0 && i01 < ne01) failed" },
+        raw: an_expert_that_is_not_there,
+        safe: Safe::Refused {
+            error: "LoadError::Malformed(Id { tensor: \"blk.0.ffn_gate_tid2eid.weight\", got: 4, max: 3 })",
+            on: Setup::Tiny,
+            attempt: |_| told(Model::from_bytes(&experts_by_table(4), &ModelParams::default()).map(drop)),
         },
     },
     Row {
@@ -398,6 +413,11 @@ unsafe fn a_norm_of_integers() {
 
 unsafe fn a_matrix_of_integers() {
     computes(model_with(&of_integers("blk.0.attn_q.weight"), |params| params.use_extra_bufts = false));
+}
+
+unsafe fn an_expert_that_is_not_there() {
+    let last = ARCHITECTURE_TOKENS as i32 - 1;
+    llama_decode(context(model_with(&experts_by_table(4), |_| {})), Arrays::new(0, 0, &[0, 1, last]).batch());
 }
 
 unsafe fn cut_while_it_is_mapped() {
