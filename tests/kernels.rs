@@ -393,15 +393,15 @@ fn wide() -> Llama {
 
 /// The model in a format of the files that people have.
 fn quantised(to: Quantization, tied_head: bool) -> Vec<u8> {
+    quantised_of(&Llama { tied_head, ..wide() }, to)
+}
+
+fn quantised_of(shape: &Llama, to: Quantization) -> Vec<u8> {
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
     let of = |name: &str| {
-        folder.join(format!(
-            "kernels-{}-{to:?}-{tied_head}-{name}-{:?}.gguf",
-            std::process::id(),
-            std::thread::current().id()
-        ))
+        folder.join(format!("kernels-{}-{to:?}-{name}-{:?}.gguf", std::process::id(), std::thread::current().id()))
     };
-    Llama { tied_head, ..wide() }.write(Weights::F32, 5, of("from")).unwrap();
+    shape.write(Weights::F32, 5, of("from")).unwrap();
     quantize(of("from"), of("to"), &QuantizeParams::new(to).threads(1)).unwrap();
     let bytes = std::fs::read(of("to")).unwrap();
     for name in ["from", "to"] {
@@ -413,15 +413,16 @@ fn quantised(to: Quantization, tied_head: bool) -> Vec<u8> {
 /// With the kernels and without: the same numbers but for their last bits, and it can be told which were used.
 #[test]
 fn models_compute_what_they_do_without() {
-    for (to, tied_head) in [
-        (Quantization::Q8_0, true),
-        (Quantization::Q8_0, false),
-        (Quantization::Q4_0, true),
-        (Quantization::Q4KMedium, false),
-        (Quantization::Q5KMedium, true),
-        (Quantization::Q6K, true),
+    for (to, tied_head, experts) in [
+        (Quantization::Q8_0, true, 0),
+        (Quantization::Q8_0, false, 5),
+        (Quantization::Q4_0, true, 0),
+        (Quantization::Q4KMedium, false, 5),
+        (Quantization::Q5KMedium, true, 0),
+        (Quantization::Q6K, true, 5),
     ] {
-        let gguf = quantised(to, tied_head);
+        let shape = Llama { tied_head, experts, experts_used: experts.min(2), ..wide() };
+        let gguf = quantised_of(&shape, to);
         let on = Model::from_bytes(&gguf, &ModelParams::default()).unwrap();
         let off = Model::from_bytes(&gguf, &ModelParams::default().kernels(false)).unwrap();
         assert!(off.kernel_tensors().is_empty());
@@ -432,12 +433,15 @@ fn models_compute_what_they_do_without() {
         // An embedding that nothing is multiplied with stays as it is.
         let head = if tied_head { "token_embd.weight" } else { "output.weight" };
         let mut names = vec![head.to_owned()];
-        let parts = ["attn_k", "attn_output", "attn_q", "attn_v", "ffn_down", "ffn_gate", "ffn_up"];
-        names.extend((0..3).flat_map(|layer| parts.map(|part| format!("blk.{layer}.{part}.weight"))));
+        let of_experts = if experts > 0 { "_exps" } else { "" };
+        let feed_forward = ["ffn_down", "ffn_gate", "ffn_up"].map(|part| format!("{part}{of_experts}"));
+        let parts = ["attn_k", "attn_output", "attn_q", "attn_v"].map(str::to_owned).into_iter().chain(feed_forward);
+        let parts: Vec<_> = parts.collect();
+        names.extend((0..3).flat_map(|layer| parts.iter().map(move |part| format!("blk.{layer}.{part}.weight"))));
         let mut taken = on.kernel_tensors().to_vec();
         names.sort();
         taken.sort();
-        assert_eq!(taken, names, "{to:?}, {tied_head}");
+        assert_eq!(taken, names, "{to:?}, {shape:?}");
         let tokens = prompt(3, 12);
         // SAFETY: reads a number.
         let before = unsafe { sys::kernels_multiplications() };
@@ -450,11 +454,12 @@ fn models_compute_what_they_do_without() {
     }
 }
 
-/// Rows of every number of texts are the bits of one text alone, in all formats.
+/// Rows of every number of texts are the bits of one text alone, in all formats, and with experts.
 #[test]
 fn batches_are_the_same_bits_as_one_alone() {
-    for to in [Quantization::Q8_0, Quantization::Q4KMedium] {
-        let model = Model::from_bytes(&quantised(to, true), &ModelParams::default()).unwrap();
+    for (to, experts) in [(Quantization::Q8_0, 0), (Quantization::Q4KMedium, 0), (Quantization::Q8_0, 5)] {
+        let shape = Llama { tied_head: true, experts, experts_used: experts.min(2), ..wide() };
+        let model = Model::from_bytes(&quantised_of(&shape, to), &ModelParams::default()).unwrap();
         if model.kernel_tensors().is_empty() {
             assert!(are_off());
             continue;
@@ -471,7 +476,11 @@ fn batches_are_the_same_bits_as_one_alone() {
                     sequences.iter().map(|sequence| batch.push_output(sequence, *token).unwrap()).collect();
                 let outputs = context.decode(&mut batch).unwrap();
                 for slot in slots {
-                    assert_same_bits(outputs.get(slot).unwrap(), want, &format!("{to:?}, {count} sequences"));
+                    assert_same_bits(
+                        outputs.get(slot).unwrap(),
+                        want,
+                        &format!("{to:?}, {experts} experts, {count} sequences"),
+                    );
                 }
             }
         }

@@ -22,6 +22,12 @@ pub enum BenchModel {
     /// The same, 4 bits each.
     #[value(name = "500m-q4_0")]
     M500Q4,
+    /// 1,334 million parameters, 8 bits each: 32 experts a layer, of which a token takes 8.
+    #[value(name = "1b-a400m-q8_0")]
+    M1300Q8,
+    /// The same, 4 bits each.
+    #[value(name = "1b-a400m-q4_0")]
+    M1300Q4,
 }
 
 impl BenchModel {
@@ -33,6 +39,8 @@ impl BenchModel {
             Self::M135Q4 => "135M Q4_0",
             Self::M500Q8 => "0.5B Q8_0",
             Self::M500Q4 => "0.5B Q4_0",
+            Self::M1300Q8 => "1B-A400M Q8_0",
+            Self::M1300Q4 => "1B-A400M Q4_0",
         }
     }
 
@@ -44,6 +52,8 @@ impl BenchModel {
             Self::M135Q4 => "135m-q4_0",
             Self::M500Q8 => "500m-q8_0",
             Self::M500Q4 => "500m-q4_0",
+            Self::M1300Q8 => "1b-a400m-q8_0",
+            Self::M1300Q4 => "1b-a400m-q4_0",
         }
     }
 
@@ -51,6 +61,7 @@ impl BenchModel {
         match self {
             Self::M135Q8 | Self::M135Q4 => Llama::m135(),
             Self::M500Q8 | Self::M500Q4 => Llama::m500(),
+            Self::M1300Q8 | Self::M1300Q4 => Llama::m1300(),
         }
     }
 
@@ -67,8 +78,8 @@ impl BenchModel {
     /// What the file system reports.
     pub fn write(self, folder: &Path) -> Result<PathBuf> {
         let weights = match self {
-            Self::M135Q8 | Self::M500Q8 => Weights::Q8_0,
-            Self::M135Q4 | Self::M500Q4 => Weights::Q4_0,
+            Self::M135Q8 | Self::M500Q8 | Self::M1300Q8 => Weights::Q8_0,
+            Self::M135Q4 | Self::M500Q4 | Self::M1300Q4 => Weights::Q4_0,
         };
         let path = folder.join(format!("{}.gguf", self.stem()));
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
