@@ -53,8 +53,8 @@ fn compiler(config: &Config, source: &Path) -> cc::Build {
     compiler
         // ggml's headers define functions that nobody here calls, and GCC's for AVX-512 read what they have not set.
         .warnings(false)
-        // As llama.cpp is: whatever cargo's profile.
-        .opt_level(3)
+        // As llama.cpp is: whatever cargo's profile. With sanitizers, GCC takes eight minutes for `plain` then, and one at 1.
+        .opt_level(if config.sanitizers.is_some() { 1 } else { 3 })
         .include("kernels")
         .include(source.join("ggml/include"))
         .include(source.join("ggml/src"))
