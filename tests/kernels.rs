@@ -171,7 +171,8 @@ fn products_of_chosen_matrices_are_exact() {
             check_chosen(format, shape, (tokens, index % 2 == 1), 1 + index % 3, index as u64);
         }
     }
-    assert_eq!(count(), before + 6 * FORMATS.len() as u64);
+    // Other tests multiply meanwhile.
+    assert!(count() >= before + 6 * FORMATS.len() as u64);
     let shapes = (0..FORMATS.len(), (1..40_usize, 1..9_usize, 1..5_usize), (1..30_usize, any::<bool>()), 1..5_usize);
     let config = Config { failure_persistence: None, ..Config::with_cases(if is_leak_check() { 3 } else { 40 }) };
     TestRunner::new(config)

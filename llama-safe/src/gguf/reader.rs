@@ -462,7 +462,6 @@ mod tests {
         assert!(matches!(read(&gguf.header()), Err(GgufError::WrongType { expected: "u32", found: "text", .. })));
     }
 
-    /// Cut anywhere, it is refused, and reading never goes beyond the end.
     #[test]
     fn ids_are_read_to_their_end() {
         use fixtures::gguf::{Gguf, Tensor};
@@ -491,6 +490,7 @@ mod tests {
         }
     }
 
+    /// Cut anywhere, it is refused, and reading never goes beyond the end.
     #[test]
     fn cut_files() {
         let gguf = gguf();
